@@ -1,0 +1,34 @@
+package balancer
+
+import "sync/atomic"
+
+func init() { RegisterStrategy("round_robin", parseSettings[RoundRobin]) }
+
+// RoundRobin takes the instances in turn, so that every run of n calls reaches each of n instances once. It is the
+// default, has no settings, and begins anywhere, so that many clients do not begin at the same instance. Each
+// candidate set has a turn of its own: calls with a filter do not disturb the turn of calls without.
+type RoundRobin struct{}
+
+// Name returns "round_robin".
+func (RoundRobin) Name() string { return "round_robin" }
+
+func (RoundRobin) validate() error { return nil }
+
+// Build implements [Strategy]; the turn goes on where the previous chooser of the set left it.
+func (RoundRobin) Build(env Env) Chooser {
+	c := &roundRobinChooser{n: uint32(len(env.Members))}
+	if prev, ok := env.Previous.(*roundRobinChooser); ok {
+		c.turn = prev.turn
+		return c
+	}
+	c.turn = new(atomic.Uint32)
+	c.turn.Store(uint32(env.Rand()))
+	return c
+}
+
+type roundRobinChooser struct {
+	turn *atomic.Uint32
+	n    uint32
+}
+
+func (c *roundRobinChooser) Choose(Call) int { return int(c.turn.Add(1) % c.n) }
