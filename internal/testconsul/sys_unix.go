@@ -1,0 +1,14 @@
+//go:build unix && !linux
+
+package testconsul
+
+import "syscall"
+
+const (
+	sigStop = syscall.SIGSTOP
+	sigCont = syscall.SIGCONT
+)
+
+// sysProcAttr is nil: these systems have no parent-death signal, so a test process that is killed leaves its
+// server running.
+func sysProcAttr() *syscall.SysProcAttr { return nil }
