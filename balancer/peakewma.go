@@ -1,6 +1,8 @@
 package balancer
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -16,11 +18,33 @@ func init() { RegisterStrategy("peak_ewma", parseSettings[PeakEWMA]) }
 // to find out, and no second one before the first has ended.
 type PeakEWMA struct {
 	// Choices is how many instances are drawn, from 2 to 10; 0 means 2.
-	Choices int `json:"choices,omitempty"`
+	Choices int
 	// Decay is the mean lifetime of a latency sample; 0 means 10 s.
-	Decay Duration `json:"decay,omitzero"`
+	Decay time.Duration
 	// Penalty is the latency that a failure counts as; 0 means 5 s.
-	Penalty Duration `json:"penalty,omitzero"`
+	Penalty time.Duration
+}
+
+// peakEWMAJSON is a PeakEWMA as it stands in JSON, where durations are texts such as "10s".
+type peakEWMAJSON struct {
+	Choices int      `json:"choices,omitempty"`
+	Decay   duration `json:"decay,omitzero"`
+	Penalty duration `json:"penalty,omitzero"`
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (s PeakEWMA) MarshalJSON() ([]byte, error) {
+	return json.Marshal(peakEWMAJSON{s.Choices, duration(s.Decay), duration(s.Penalty)})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
+func (s *PeakEWMA) UnmarshalJSON(js []byte) error {
+	var j peakEWMAJSON
+	if err := unmarshalStrict(js, &j); err != nil {
+		return err
+	}
+	*s = PeakEWMA{j.Choices, time.Duration(j.Decay), time.Duration(j.Penalty)}
+	return nil
 }
 
 // Name returns "peak_ewma".
@@ -32,32 +56,25 @@ func (s PeakEWMA) validate() error {
 	}
 	for _, f := range []struct {
 		name string
-		d    Duration
+		d    time.Duration
 	}{{"decay", s.Decay}, {"penalty", s.Penalty}} {
 		if f.d < 0 {
-			return fmt.Errorf("%s = %v, want a positive duration", f.name, time.Duration(f.d))
+			return fmt.Errorf("%s = %v, want a positive duration", f.name, f.d)
 		}
 	}
 	return nil
 }
 
-func (s PeakEWMA) decay() float64   { return float64(cmpOr(time.Duration(s.Decay), load.DefaultDecay)) }
-func (s PeakEWMA) penalty() float64 { return float64(cmpOr(time.Duration(s.Penalty), load.DefaultPenalty)) }
+func (s PeakEWMA) decay() float64   { return float64(cmp.Or(s.Decay, load.DefaultDecay)) }
+func (s PeakEWMA) penalty() float64 { return float64(cmp.Or(s.Penalty, load.DefaultPenalty)) }
 
-// NewMeter implements [Measurer].
-func (s PeakEWMA) NewMeter() Meter {
-	return &ewmaMeter{decay: s.decay(), penalty: s.penalty()}
+// Record implements [Measurer].
+func (s PeakEWMA) Record(e *Endpoint, sample load.Sample) {
+	e.ewma.Record(sample, s.decay(), s.penalty())
 }
 
-type ewmaMeter struct {
-	ewma           load.PeakEWMA
-	decay, penalty float64
-}
-
-func (m *ewmaMeter) Record(s load.Sample) { m.ewma.Record(s, m.decay, m.penalty) }
-
-// Load implements the optional method by which [Channels] reports a strategy's own figure: nanoseconds expected.
-func (m *ewmaMeter) Load(now int64) float64 { return m.ewma.Estimate(now, m.decay) }
+// Load is the figure that [Channels] reports: the latency to expect at now, in nanoseconds.
+func (s PeakEWMA) Load(e *Endpoint, now int64) float64 { return e.ewma.Estimate(now, s.decay()) }
 
 // Build implements [Strategy].
 func (s PeakEWMA) Build(env Env) Chooser {
@@ -94,9 +111,8 @@ const unmeasured = 1e15
 func (c *peakEWMAChooser) cost(i int, now int64) float64 {
 	m := c.members[i]
 	inFlight := float64(m.InFlight())
-	meter := m.Meter().(*ewmaMeter)
-	if !meter.ewma.Seen() {
+	if !m.ewma.Seen() {
 		return unmeasured * inFlight
 	}
-	return meter.ewma.Estimate(now, c.decay) * (inFlight + 1) / float64(m.Weight())
+	return m.ewma.Estimate(now, c.decay) * (inFlight + 1) / float64(m.Weight())
 }

@@ -16,8 +16,8 @@ import (
 // candidates and says which.
 //
 // To add one: declare the struct (its fields are its JSON), give it Name and Build, and register a parser for it
-// with [RegisterStrategy] in an init function. A strategy that wants to learn how calls ended has a NewMeter
-// method as well ([Measurer]).
+// with [RegisterStrategy] in an init function. A strategy that wants to learn how calls ended is a [Measurer] as
+// well.
 type Strategy interface {
 	// Name is the strategy's name in JSON.
 	Name() string
@@ -33,7 +33,7 @@ type Env struct {
 	Members []*Endpoint
 	// Previous is what Build returned for the same candidate set before, nil at first or after another strategy:
 	// a chooser that remembers something about the set, such as whose turn it is, takes it over from there. What
-	// is to be remembered about an endpoint belongs into its [Meter].
+	// is to be remembered about an endpoint belongs into its slot ([Endpoint.Slot]).
 	Previous Chooser
 	// Rand returns 64 random bits; safe for concurrent use.
 	Rand func() uint64
@@ -59,17 +59,11 @@ type Call struct {
 	HasHashKey bool
 }
 
-// Measurer is implemented by a [Strategy] that wants to learn how long calls took and how they ended.
+// Measurer is implemented by a [Strategy] that wants to learn how long calls took and how they ended. What it learns
+// belongs to the endpoint ([Endpoint.Slot]), where it outlives pickers, reconnects and changes of the configuration.
 type Measurer interface {
-	// NewMeter makes the meter of one endpoint. It belongs to the endpoint, and survives updates, reconnects and
-	// changes of the configuration for as long as the strategy's name stays the same.
-	NewMeter() Meter
-}
-
-// Meter learns from the calls of one endpoint. It must be safe for concurrent use.
-type Meter interface {
-	// Record is called once at the end of every call that really was sent.
-	Record(load.Sample)
+	// Record is called once at the end of every call that really was sent, from many goroutines at once.
+	Record(*Endpoint, load.Sample)
 }
 
 var strategies = struct {

@@ -9,7 +9,7 @@ import "time"
 
 // Clock tells the time and calls back later. Implementations are safe for concurrent use.
 type Clock interface {
-	// Now is nanoseconds since a fixed moment; it never goes backwards.
+	// Now is nanoseconds since a fixed moment; it is positive and never goes backwards.
 	Now() int64
 	// Until is the time left until t, as time.Until.
 	Until(t time.Time) time.Duration
@@ -30,7 +30,7 @@ type Real struct{ base time.Time }
 func New() Real { return Real{base: time.Now()} }
 
 // Now implements Clock. time.Since of a time with a monotonic reading costs one clock read, time.Now two.
-func (r Real) Now() int64 { return int64(time.Since(r.base)) }
+func (r Real) Now() int64 { return int64(time.Since(r.base)) + 1 }
 
 // Until implements Clock.
 func (Real) Until(t time.Time) time.Duration { return time.Until(t) }

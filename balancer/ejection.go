@@ -1,0 +1,144 @@
+package balancer
+
+import (
+	"fmt"
+	"time"
+)
+
+// eject takes e out after a run of failures that err ended.
+func (p *policy) eject(e *Endpoint, err error) {
+	p.mu.Lock()
+	if e.phase() != healthy || e.child.e != e || p.closed { // another call was faster, or the instance has left
+		p.mu.Unlock()
+		return
+	}
+	h := e.health()
+	p.putOut(e, fmt.Sprintf("%d calls in a row failed, the last with: %v", h.run(), err))
+	p.unlockAndPublish(true)
+}
+
+// putOut begins an ejection of e; mu is held.
+func (p *policy) putOut(e *Endpoint, reason string) {
+	now := p.clock.Now()
+	length := e.sentence.eject(now, &p.settings.judge, p.rand())
+	e.phaseNow.Store(uint32(ejected))
+	p.sick[e] = struct{}{}
+	p.counts.Ejections++
+	p.markDirty(e.child)
+	p.arm(e.sentence.until)
+	p.tell(Event{Kind: Ejected, ID: e.id.ID, Addr: e.id.Addr, Reason: reason, For: length, Ejections: e.sentence.level})
+}
+
+// heal ends the ejection of e for good; mu is held.
+func (p *policy) heal(e *Endpoint, reason string) {
+	e.sentence.clear(p.clock.Now())
+	e.observe(func(h health) health { return h & (1<<32 - 1) }) // no run of failures is left to count on
+	e.phaseNow.Store(uint32(healthy))
+	delete(p.sick, e)
+	p.counts.Returns++
+	p.markDirty(e.child)
+	p.tell(Event{Kind: Returned, ID: e.id.ID, Addr: e.id.Addr, Reason: reason, Ejections: e.sentence.level})
+}
+
+// probe notes that the call which claimed e is under way, and when it counts as failed.
+func (p *policy) probe(e *Endpoint, stream bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.phase() != probing || p.closed {
+		return
+	}
+	e.sentence.probeEnd = p.clock.Now() + p.settings.judge.probe
+	e.sentence.stream = stream
+	p.arm(e.sentence.probeEnd)
+}
+
+// release ends a probing call that has decided nothing.
+func (p *policy) release(e *Endpoint, claim uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e.unclaim(claim) {
+		e.sentence.probeEnd = 0
+	}
+}
+
+// verdict acts on the end of a call to an endpoint that is not in good standing: its probing call, or one that was
+// sent there because too few others are left.
+func (p *policy) verdict(o ending, answered, failed bool, err error) {
+	e := o.e
+	p.mu.Lock()
+	if o.claim != 0 {
+		if !e.unclaim(o.claim) { // it was given up, and has been judged
+			p.mu.Unlock()
+			return
+		}
+		e.sentence.probeEnd = 0
+	}
+	if e.child.e != e || p.closed {
+		p.mu.Unlock()
+		return
+	}
+	switch {
+	case answered && e.phase() != healthy:
+		p.heal(e, "a call succeeded")
+	case failed && e.phase() == probing:
+		p.putOut(e, fmt.Sprintf("a probing call failed: %v", err))
+	default:
+		p.mu.Unlock()
+		return
+	}
+	p.unlockAndPublish(true)
+}
+
+// arm sees to it that the sick endpoints are looked at when at has come; mu is held.
+func (p *policy) arm(at int64) {
+	if p.tick != nil {
+		if p.tickAt <= at {
+			return
+		}
+		p.stop(p.tick)
+	}
+	p.tickAt = at
+	p.tick = p.after(max(0, at-p.clock.Now()), p.ticked)
+}
+
+// ticked looks at the sick endpoints: those whose time is over are to be probed, and a probing call that does not
+// end is judged.
+func (p *policy) ticked() {
+	p.mu.Lock()
+	p.tick = nil
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	now := p.clock.Now()
+	for e := range p.sick {
+		if due := e.sentence.due(e.phase()); due == 0 || due > now {
+			continue
+		}
+		if e.phase() == ejected {
+			e.phaseNow.Store(uint32(probing))
+			e.sentence.until = 0
+			p.markDirty(e.child)
+			continue
+		}
+		e.unclaim(e.claimed.Load())
+		e.sentence.probeEnd = 0
+		if !e.sentence.stream { // a stream that is open may be a healthy one
+			p.putOut(e, fmt.Sprintf("a probing call did not end within %v", time.Duration(p.settings.judge.probe)))
+		}
+	}
+	next := int64(0)
+	for e := range p.sick {
+		if due := e.sentence.due(e.phase()); due != 0 && (next == 0 || due < next) {
+			next = due
+		}
+	}
+	if next != 0 {
+		p.arm(next)
+	}
+	if len(p.dirty) == 0 {
+		p.mu.Unlock()
+		return
+	}
+	p.unlockAndPublish(true)
+}

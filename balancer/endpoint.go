@@ -1,0 +1,112 @@
+package balancer
+
+import (
+	"sync"
+	"sync/atomic"
+
+	gbalancer "google.golang.org/grpc/balancer"
+
+	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/registry"
+)
+
+// Endpoint is one instance as the policy knows it, with its load and its health. It outlives pickers, updates of the
+// registry, reconnects and changes of the configuration, and ends when the instance leaves or is replaced by one
+// with another ID. Strategies read it; it is safe for concurrent use.
+type Endpoint struct {
+	// What a pick reads and writes, first and together.
+	conn     atomic.Pointer[connection] // nil while there is no connection to send on
+	phaseNow atomic.Uint32              // a phase
+	claimed  atomic.Uint32              // odd while a probing call is under way; its number
+	started  atomic.Uint64
+	ended    atomic.Uint64
+	word     atomic.Uint64 // a health
+	ewma     load.PeakEWMA
+	done     func(gbalancer.DoneInfo) // for calls that need no record of their own; bound once
+	inst     atomic.Pointer[registry.Instance]
+
+	failures atomic.Uint64
+	slots    atomic.Pointer[[]slot]
+	slotsMu  sync.Mutex // orders writers of slots
+
+	id       callctx.Endpoint
+	child    *child
+	sentence sentence // guarded by policy.mu
+}
+
+// connection is one READY spell of an endpoint.
+type connection struct{ sc gbalancer.SubConn }
+
+type slot struct{ key, value any }
+
+// Instance is the endpoint's record in the registry as of now; for an endpoint that another resolver made, one with
+// nothing but its address. It is shared and must not be modified.
+func (e *Endpoint) Instance() *registry.Instance { return e.inst.Load() }
+
+// Weight is the instance's weight as of now, at least 1.
+func (e *Endpoint) Weight() uint32 { return max(e.inst.Load().Weight, 1) }
+
+// InFlight is how many calls and streams are under way there from this client.
+func (e *Endpoint) InFlight() int64 {
+	ended := e.ended.Load() // first, so that the difference is never negative
+	return int64(e.started.Load() - ended)
+}
+
+// Slot returns what a strategy keeps at the endpoint under key, and makes it with init at the first use. Use a key
+// of an unexported type. A lookup takes no lock.
+func (e *Endpoint) Slot(key any, init func() any) any {
+	if v, ok := e.lookup(key); ok {
+		return v
+	}
+	e.slotsMu.Lock()
+	defer e.slotsMu.Unlock()
+	if v, ok := e.lookup(key); ok {
+		return v
+	}
+	v := init()
+	var old []slot
+	if p := e.slots.Load(); p != nil {
+		old = *p
+	}
+	next := append(old[:len(old):len(old)], slot{key, v})
+	e.slots.Store(&next)
+	return v
+}
+
+func (e *Endpoint) lookup(key any) (any, bool) {
+	if p := e.slots.Load(); p != nil {
+		for _, s := range *p {
+			if s.key == key {
+				return s.value, true
+			}
+		}
+	}
+	return nil, false
+}
+
+func (e *Endpoint) phase() phase   { return phase(e.phaseNow.Load()) }
+func (e *Endpoint) health() health { return health(e.word.Load()) }
+
+// observe steps the health word and returns the new one.
+func (e *Endpoint) observe(step func(health) health) health {
+	for {
+		old := e.word.Load()
+		next := step(health(old))
+		if uint64(next) == old || e.word.CompareAndSwap(old, uint64(next)) {
+			return next
+		}
+	}
+}
+
+// claim makes the caller the one probing call, and returns its number; 0 if another is under way.
+func (e *Endpoint) claim() uint32 {
+	n := e.claimed.Load()
+	if n&1 == 0 && e.claimed.CompareAndSwap(n, n+1) {
+		return n + 1
+	}
+	return 0
+}
+
+// unclaim ends the probing call with this number; false if it had been given up before.
+func (e *Endpoint) unclaim(n uint32) bool { return e.claimed.CompareAndSwap(n, n+1) }

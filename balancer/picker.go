@@ -1,0 +1,307 @@
+package balancer
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	gbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+
+	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/outcome"
+)
+
+// picker is one published snapshot. It is immutable, but for candidate sets of filters that are met for the first
+// time.
+type picker struct {
+	p        *policy
+	settings *settings
+	service  string
+	// For the text of errors.
+	known, connected, out int
+	resolverErr           error
+
+	byConfig *candidates // for calls whose context carries no filter
+	byFilter atomic.Pointer[map[filters.Filter]*candidates]
+}
+
+// Pick implements [gbalancer.Picker].
+func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
+	set := k.byConfig
+	var call *callctx.Call
+	var ask Call
+	if info.Ctx != nil {
+		if rec := callctx.From(info.Ctx); rec != nil {
+			if f, ok := filters.FromRecord(rec, k.service); ok {
+				set = k.candidates(f)
+			}
+			call = rec.Call
+			ask.HashKey, ask.HasHashKey = rec.HashKey, rec.HasHashKey
+		}
+	}
+	if set.none != nil {
+		return gbalancer.PickResult{}, k.unavailable(set.none)
+	}
+	if k.settings.measurer != nil {
+		ask.Now = k.p.clock.Now()
+	}
+	if len(set.probes) > 0 {
+		if e, claim := set.claim(k.p.rand(), call); e != nil {
+			k.p.probe(e, kindOf(call, info.FullMethodName) == callctx.Stream)
+			return k.start(info, e, call, ask.Now, claim, false)
+		}
+	}
+	e, kept := set.choose(ask, call)
+	if e == nil {
+		// Every candidate lost its connection since this snapshot was made: the next one is on its way.
+		return gbalancer.PickResult{}, gbalancer.ErrNoSubConnAvailable
+	}
+	return k.start(info, e, call, ask.Now, 0, kept)
+}
+
+// candidates returns the set of a filter that a context carries.
+func (k *picker) candidates(f filters.Filter) *candidates {
+	if m := k.byFilter.Load(); m != nil {
+		if set := (*m)[f]; set != nil {
+			if !set.used.Load() { // written once, so that picks share the cache line
+				set.used.Store(true)
+			}
+			return set
+		}
+	}
+	return k.p.admit(k, f)
+}
+
+// claim looks for an endpoint that waits for its probing call. It looks at two at most: with many of them, later
+// calls find the others.
+func (s *candidates) claim(r uint64, call *callctx.Call) (*Endpoint, uint32) {
+	n := len(s.probes)
+	at := below(r, n)
+	for i := range min(n, 2) {
+		e := s.probes[(at+i)%n]
+		if e.conn.Load() == nil || e.phase() != probing || tried(call, e) {
+			continue
+		}
+		if claim := e.claim(); claim != 0 {
+			return e, claim
+		}
+	}
+	return nil, 0
+}
+
+// maxAsks is how often the chooser is asked before the members are searched one by one.
+const maxAsks = 8
+
+// choose asks the strategy until it names a member that can be used now; kept says that the member is blacklisted
+// but stays in.
+func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
+	n := len(s.members)
+	for ask.Attempt < maxAsks {
+		i := s.chooser.Choose(ask)
+		if uint(i) >= uint(n) {
+			i = int(uint(i) % uint(n))
+		}
+		e := s.members[i]
+		if usable, kept := s.usable(e); usable && !tried(call, e) {
+			return e, kept
+		}
+		ask.Attempt++
+		if n == 1 {
+			break
+		}
+	}
+	return s.search(call)
+}
+
+// usable reports whether e can be sent a call now. The snapshot may be older than what the endpoint says.
+func (s *candidates) usable(e *Endpoint) (usable, kept bool) {
+	if e.conn.Load() == nil {
+		return false, false
+	}
+	if e.phase() == healthy {
+		return true, false
+	}
+	_, kept = s.kept[e]
+	return kept, kept
+}
+
+func tried(call *callctx.Call, e *Endpoint) bool { return call != nil && call.Tried.Has(&e.id) }
+
+// search is the slow way for when the strategy names nobody usable: the best of what is there, from an arbitrary
+// member on. An endpoint that was tried is better than one that is blacklisted, and that is better than none.
+func (s *candidates) search(call *callctx.Call) (*Endpoint, bool) {
+	var again, out *Endpoint
+	n := len(s.members)
+	at := s.chooser.Choose(Call{}) % n
+	for i := range n {
+		e := s.members[(at+i+n)%n]
+		usable, kept := s.usable(e)
+		switch {
+		case usable && !tried(call, e):
+			return e, kept
+		case usable && again == nil:
+			again = e
+		case out == nil && e.conn.Load() != nil:
+			out = e
+		}
+	}
+	if again != nil {
+		_, kept := s.kept[again]
+		return again, kept
+	}
+	return out, out != nil
+}
+
+// start counts the call in and says how its end is to be reported.
+func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, now int64, claim uint32, kept bool) (gbalancer.PickResult, error) {
+	conn := e.conn.Load()
+	if conn == nil { // lost between the choice and here
+		if claim != 0 {
+			k.p.release(e, claim)
+		}
+		return gbalancer.PickResult{}, gbalancer.ErrNoSubConnAvailable
+	}
+	e.started.Add(1)
+	if call != nil {
+		call.SetPicked(&e.id)
+	}
+	remaining := outcome.NoDeadline
+	if info.Ctx != nil && !k.settings.judge.disabled {
+		if deadline, ok := info.Ctx.Deadline(); ok {
+			remaining = k.p.clock.Until(deadline)
+		}
+	}
+	if k.settings.plain && remaining == outcome.NoDeadline && claim == 0 && !kept {
+		return gbalancer.PickResult{SubConn: conn.sc, Done: e.done}, nil
+	}
+	r := newRecord()
+	r.p, r.ending = k.p, ending{
+		e: e, method: info.FullMethodName, began: now, remaining: remaining, claim: claim, kept: kept,
+	}
+	if call != nil {
+		r.kind = call.Kind
+	}
+	return gbalancer.PickResult{SubConn: conn.sc, Done: r.done}, nil
+}
+
+// ending is what has to be known about a call when it ends.
+type ending struct {
+	e         *Endpoint
+	method    string
+	began     int64 // 0 if the strategy does not measure
+	remaining time.Duration
+	claim     uint32 // of a probing call
+	kept      bool   // sent to a blacklisted endpoint
+	kind      callctx.Kind
+}
+
+// record is an ending that waits for its call, from a pool; its callback is bound once.
+type record struct {
+	p *policy
+	ending
+	done func(gbalancer.DoneInfo)
+}
+
+var records sync.Pool // of *record
+
+func newRecord() *record {
+	if r, ok := records.Get().(*record); ok {
+		return r
+	}
+	r := new(record)
+	r.done = r.end
+	return r
+}
+
+func (r *record) end(info gbalancer.DoneInfo) {
+	p, e := r.p, r.ending
+	r.p, r.ending = nil, ending{}
+	records.Put(r)
+	p.finish(e, info)
+}
+
+// finish records the end of a call on its endpoint: load, latency and health.
+func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
+	o.e.ended.Add(1)
+	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
+		// The pick was discarded, nothing was sent: not an infinitely fast success.
+		if o.claim != 0 {
+			p.release(o.e, o.claim)
+		}
+		return
+	}
+	s := p.active.Load()
+	class := outcome.OK
+	if info.Err != nil {
+		class = s.judge.classify(o.method, info.Err, o.remaining)
+		if class == outcome.Failure {
+			o.e.failures.Add(1)
+		}
+	}
+	if s.measurer != nil && o.began != 0 {
+		p.measure(s.measurer, o, class, info.Err)
+	}
+	if !s.judge.disabled {
+		p.weigh(s, o, class, info)
+	} else if o.claim != 0 {
+		p.release(o.e, o.claim)
+	}
+}
+
+// measure hands the end of a call to the strategy.
+func (p *policy) measure(m Measurer, o ending, class outcome.Class, err error) {
+	sample := load.Sample{
+		Now:       p.clock.Now(),
+		Failed:    class == outcome.Failure || class == outcome.Soft,
+		Cancelled: class == outcome.Ignore && gaveUp(err),
+	}
+	sample.Latency = sample.Now - o.began
+	if o.kind == callctx.UnknownKind && methodIsStream(o.method) || o.kind == callctx.Stream {
+		sample.Latency = -1 // a stream lasts as long as it lasts
+	}
+	m.Record(o.e, sample)
+}
+
+// gaveUp reports whether err says that the caller stopped waiting.
+func gaveUp(err error) bool {
+	c := outcome.Code(err)
+	return c == codes.Canceled || c == codes.DeadlineExceeded
+}
+
+// weigh records what the end of a call says about the endpoint's health, and acts on it.
+func (p *policy) weigh(s *settings, o ending, class outcome.Class, info gbalancer.DoneInfo) {
+	e := o.e
+	if class == outcome.Failure && !info.BytesSent && e.conn.Load() == nil {
+		class = outcome.Ignore // the connection went away before the call was on it, which its state says already
+		info.Err = nil
+	}
+	answered, failed := class == outcome.OK, false
+	switch class {
+	case outcome.OK:
+		if e.health() != perfect {
+			e.observe(health.ok)
+		}
+	case outcome.Soft:
+		e.observe(health.answered)
+	case outcome.Ignore:
+		if answered = info.Err != nil && !gaveUp(info.Err); answered {
+			e.observe(health.answered)
+		}
+	case outcome.Failure:
+		doubtful := outcome.Doubtful(info.Err)
+		h := e.observe(func(h health) health { return h.fail(doubtful) })
+		failed = !doubtful || h.corroborated()
+		if o.claim == 0 && !o.kept {
+			if h.trips(s.judge.failures) && e.phase() == healthy {
+				p.eject(e, info.Err)
+			}
+			return
+		}
+	}
+	if o.claim != 0 || o.kept {
+		p.verdict(o, answered, failed, info.Err)
+	}
+}
