@@ -48,7 +48,7 @@ type Filter struct{ n *node }
 var everything = []Filter{{}}
 
 // String returns the canonical string, for which [Parse] returns f again; "" for the zero filter. A broken filter
-// gives broken("the reason"), which Parse refuses.
+// gives broken(the reason), which Parse refuses.
 func (f Filter) String() string {
 	if f.n == nil {
 		return ""

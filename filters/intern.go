@@ -2,7 +2,6 @@ package filters
 
 import (
 	"runtime"
-	"strconv"
 	"sync"
 	"weak"
 )
@@ -100,5 +99,5 @@ func must(n *node, err error) *node {
 
 // broken returns the filter that matches nothing because of err.
 func broken(err error) Filter {
-	return intern(&node{op: opBroken, err: err, str: "broken(" + strconv.Quote(err.Error()) + ")"})
+	return intern(&node{op: opBroken, err: err, str: "broken(" + err.Error() + ")"})
 }
