@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/evenkeel/evenkeel/registry"
 )
@@ -44,12 +46,15 @@ func (b *bench) register(service string, in registry.Instance) registry.Registra
 	if err != nil {
 		b.Fatalf("Register(%q, %+.300v) = %v", service, in, err)
 	}
-	b.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
-		defer cancel()
-		g.Close(ctx) // the registry may be away; whether Close works is tested where it matters
-	})
+	b.Cleanup(func() { b.closeQuietly(g) })
 	return g
+}
+
+// closeQuietly tidies up. The registry may be away; whether Close works is tested where it matters.
+func (b *bench) closeQuietly(g registry.Registration) {
+	ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
+	defer cancel()
+	g.Close(ctx)
 }
 
 // update replaces a record.
@@ -119,4 +124,51 @@ func find(ins []registry.Instance, id string) (registry.Instance, bool) {
 		}
 	}
 	return registry.Instance{}, false
+}
+
+// ids returns the IDs in order.
+func ids(ins []registry.Instance) []string {
+	list := make([]string, len(ins))
+	for i, in := range ins {
+		list[i] = in.ID
+	}
+	return list
+}
+
+// within fails the test if f takes too long, instead of hanging; f then goes on by itself.
+func (b *bench) within(what string, f func()) {
+	b.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(b.Timeout):
+		b.Fatalf("not done within %v: %s", b.Timeout, what)
+	}
+}
+
+// poll waits until ok returns nil, and fails the test with its error when that takes too long.
+func (b *bench) poll(ok func() error) {
+	b.Helper()
+	deadline := time.Now().Add(b.Timeout)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.Fatalf("after %v: %v", b.Timeout, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// endOnce makes sure that an outage ends with the test, if not before, so that what is closed then can be.
+func (b *bench) endOnce(end func()) func() {
+	once := sync.OnceFunc(end)
+	b.Cleanup(once)
+	return once
 }

@@ -110,6 +110,12 @@ func (r *Recorder) AwaitError(what string) error {
 	}
 }
 
+// Last returns the latest update, nil if there was none. It must not be modified.
+func (r *Recorder) Last() []registry.Instance {
+	last, _, _ := r.look()
+	return last
+}
+
 // Updates returns every update so far, oldest first. It must not be modified.
 func (r *Recorder) Updates() [][]registry.Instance {
 	r.mu.Lock()
