@@ -98,5 +98,6 @@ staticcheck:
 
 tools/bin/consul: tools/consul/go.mod tools/consul/go.sum
 	@echo 'Building the pinned Consul from source; this takes some minutes, once.'
+	@rm -f $@ # go build refuses to replace a file that is half written
 	@cd tools/consul && GOFLAGS= go build -trimpath -o ../bin/consul github.com/hashicorp/consul
 	@touch $@

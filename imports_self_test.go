@@ -72,6 +72,12 @@ func TestRulesCatch(t *testing.T) {
 		{"sleep", "server/x_test.go", bubble + `func f() { synctest.Wait(); go func() { time.Sleep(1) }() }`, "sleeps"},
 		{"sleep", "server/x_test.go", bubble + `func f() { synctest.Test(nil, func() { go func() { time.Sleep(1) }() }) }`, ""},
 		{"sleep", "server/x_test.go", bubble + `func f() { time.Sleep(1); synctest.Wait() }`, ""},
+		{"sleep", "server/x_test.go", poll + `; <-time.After(1) } }`, ""},
+		{"sleep", "server/x_test.go", poll + `; time.Sleep(1) } }`, "sleeps"},
+		{"sleep", "server/x_test.go", poll + ` }; <-time.After(1) }`, "sleeps"},
+		{"sleep", "server/x_test.go", poll + `; func() { <-time.After(1) }() } }`, "sleeps"},
+		{"sleep", "server/x_test.go", `import "time"; func f() { for range 3 { <-time.After(1) } }`, "sleeps"},
+		{"sleep", "server/x_test.go", `import "time"; func f() { for { <-time.After(1) } }`, "sleeps"},
 		{"sleep", "server/x_test.go", `import "time"; func f() { select { case <-time.After(1): } }`, ""},
 		{"sleep", "server/x.go", `import "time"; func f() { time.Sleep(1) }`, ""},
 
@@ -100,7 +106,10 @@ func TestRulesCatch(t *testing.T) {
 	}
 }
 
-const bubble = `import ("testing/synctest"; "time"); `
+const (
+	bubble = `import ("testing/synctest"; "time"); `
+	poll   = `import "time"; func f() { for end := time.Now(); ; { _ = time.Now().After(end)`
+)
 
 // findings is what the rule called name says of s, if s is in its scope.
 func findings(t *testing.T, name string, s *source) (texts []string) {
