@@ -153,16 +153,19 @@ func (b *bench) within(what string, f func()) {
 // poll waits until ok returns nil, and fails the test with its error when that takes too long.
 func (b *bench) poll(ok func() error) {
 	b.Helper()
-	deadline := time.Now().Add(b.Timeout)
+	deadline := time.After(b.Timeout)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		err := ok()
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			b.Fatalf("after %v: %v", b.Timeout, err)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 

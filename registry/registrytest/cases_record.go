@@ -178,6 +178,7 @@ func weightZero(b *bench) {
 func (b *bench) nothingWritten(what, service string) {
 	b.Helper()
 	rec := b.record(service)
+	rec.Await("any update", func([]registry.Instance) bool { return true })
 	witness := b.instance("witness")
 	g := b.register(service, witness)
 	rec.Await("only the witness, since this was refused: "+what, has(witness))

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/evenkeel/evenkeel/registry"
 )
 
 func malformed(b *bench) {
@@ -70,7 +68,11 @@ func restart(b *bench) {
 
 	// And once more: whoever was put back can be put back again, and who left stays away.
 	b.Restart(b.T, b.reg)
-	b.record(service).Await("the records, after a second restart", has(x, w))
+	last := b.record(service)
+	last.Await("the records, after a second restart", has(x, w))
+	for _, id := range []string{"y", "z", "gone"} {
+		b.staysGone(last, 0, service, id)
+	}
 }
 
 func outageIsError(b *bench) {
@@ -167,7 +169,7 @@ func closeDuringOutage(b *bench) {
 	rec.Await("only the instance that was not closed", has(y))
 	b.staysGone(rec, len(rec.Updates())-1, service, "x")
 	b.Restart(b.T, b.reg)
-	b.record(service).Await("only the instance that was not closed, after a restart", func(ins []registry.Instance) bool {
-		return has(y)(ins)
-	})
+	rec = b.record(service)
+	rec.Await("only the instance that was not closed, after a restart", has(y))
+	b.staysGone(rec, 0, service, "x")
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/evenkeel/evenkeel/registry"
@@ -229,10 +231,16 @@ type gated struct {
 	registry.Watcher
 	entered chan struct{} // receives when an update is held back
 	gate    chan struct{}
+	overlap atomic.Bool // an update came while another was held back
 }
 
-func (w gated) Watch(ctx context.Context, service string, update func([]registry.Instance)) error {
+func (w *gated) Watch(ctx context.Context, service string, update func([]registry.Instance)) error {
+	var inside atomic.Int32
 	return w.Watcher.Watch(ctx, service, func(ins []registry.Instance) {
+		if inside.Add(1) > 1 {
+			w.overlap.Store(true)
+		}
+		defer inside.Add(-1)
 		select {
 		case w.entered <- struct{}{}:
 		default:
@@ -244,16 +252,10 @@ func (w gated) Watch(ctx context.Context, service string, update func([]registry
 
 func slowWatcher(b *bench) {
 	service := b.service("slow")
-	w := gated{b.reg, make(chan struct{}, 1), make(chan struct{})}
+	w := &gated{Watcher: b.reg, entered: make(chan struct{}, 1), gate: make(chan struct{})}
 	slow := Record(b.T, w, service, b.Timeout)
-	open := make(chan struct{})
-	b.Cleanup(func() { // runs before the recorder's, which waits for the watch
-		select {
-		case <-open:
-		default:
-			close(w.gate)
-		}
-	})
+	open := sync.OnceFunc(func() { close(w.gate) })
+	b.Cleanup(open) // runs before the recorder's, which waits for the watch
 	b.within("the first update of a watch", func() { <-w.entered })
 
 	var all []registry.Instance
@@ -278,7 +280,9 @@ func slowWatcher(b *bench) {
 		b.Cleanup(func() { b.closeQuietly(g) })
 	}
 	b.record(service).Await("all instances, while another watch is busy in its update", has(all...))
-	close(open)
-	close(w.gate)
+	open()
 	slow.Await("the latest set, once the slow watch has time", has(all...))
+	if w.overlap.Load() {
+		b.Error("an update while another was being delivered")
+	}
 }
