@@ -1,0 +1,195 @@
+// Package e2e has the end-to-end tests: real server processes, a real Consul, real signals, and every failed call
+// counted, once with a feature and once without it.
+package e2e
+
+import (
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/evenkeel/evenkeel/balancer"
+	"github.com/evenkeel/evenkeel/internal/testconsul"
+)
+
+// five starts five instances that are announced at a Consul of their own.
+func five(t *testing.T, o orders) (*testconsul.Server, []*process) {
+	t.Helper()
+	c := testconsul.Start(t)
+	return c, fiveAt(t, c, o)
+}
+
+func fiveAt(t *testing.T, c *testconsul.Server, o orders) []*process {
+	t.Helper()
+	o.Consul = c.Addr()
+	ps := make([]*process, 5)
+	errs := make(chan error, len(ps))
+	for i := range ps {
+		o.ID = fmt.Sprintf("orders-%d", i)
+		go func(o orders) {
+			var err error
+			ps[i], err = launch(t, o)
+			errs <- err
+		}(o)
+	}
+	for range ps {
+		if err := <-errs; err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ps
+}
+
+// Five servers are replaced one by one under load. Without package server's order of shutdown calls are lost.
+func TestRollProcessesOnConsul(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		abrupt bool
+	}{{"drained", false}, {"switched off", true}} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			c, ps := five(t, orders{DrainDelay: time.Second, Abrupt: row.abrupt})
+			conn := dial(t, watcher(t, c.Addr()), balancer.Config{})
+			reaches(t, conn, 5)
+			l := (&load{conn: conn, timeout: 10 * time.Second, pause: 2 * time.Millisecond}).begin(t, 8)
+			for i, p := range ps {
+				o := p.orders
+				o.ID = fmt.Sprintf("orders-%d-new", i)
+				start(t, o)
+				eventually(t, 20*time.Second, func() error { return servedAny(l, o.ID) })
+				p.signal(t, syscall.SIGTERM)
+				p.wait(t)
+			}
+			eventually(t, 60*time.Second, func() error {
+				if n := l.count(); n < 20_000 {
+					return fmt.Errorf("%d calls", n)
+				}
+				return nil
+			})
+			l.end()
+			t.Log(l.report())
+			switch failed := len(l.failures()); {
+			case !row.abrupt && failed > 0:
+				t.Errorf("%d calls failed, want 0", failed)
+			case row.abrupt && failed == 0:
+				t.Error("no call failed without draining: this test proves nothing")
+			}
+		})
+	}
+}
+
+func servedAny(l *load, id string) error {
+	if l.served(id) == 0 {
+		return fmt.Errorf("%s: %w", id, errStillThere)
+	}
+	return nil
+}
+
+// One of five is killed under load: what was in flight there is lost, and nothing after.
+func TestKillOneOfFive(t *testing.T) {
+	t.Parallel()
+	c, ps := five(t, orders{})
+	conn := dial(t, watcher(t, c.Addr()), balancer.Config{})
+	reaches(t, conn, 5)
+	const callers = 8
+	l := (&load{conn: conn, timeout: 5 * time.Second}).begin(t, callers)
+	eventually(t, 30*time.Second, func() error { return moreThan(l, 2000) })
+	killed := time.Now()
+	ps[2].signal(t, syscall.SIGKILL)
+	ps[2].wait(t)
+	before := l.count()
+	eventually(t, 30*time.Second, func() error { return moreThan(l, before+5000) })
+	elapse(t, 2*time.Second)
+	l.end()
+	t.Log(l.report())
+	if n := len(l.failures()); n > callers {
+		t.Errorf("%d calls failed, want at most the %d that were in flight", n, callers)
+	}
+	for _, f := range l.failures() {
+		if f.began.After(killed.Add(time.Second)) {
+			t.Errorf("a call that began %v after the kill failed: %v", f.began.Sub(killed), f.err)
+		}
+	}
+}
+
+func moreThan(l *load, n int) error {
+	if got := l.count(); got <= n {
+		return fmt.Errorf("%d calls, want more than %d", got, n)
+	}
+	return nil
+}
+
+// One of five is frozen: its calls run into their deadlines until it is out, and it is back after it was thawed.
+func TestFreezeOneOfFive(t *testing.T) {
+	for _, row := range []struct {
+		name      string
+		blacklist balancer.Blacklist
+	}{
+		{"blacklist", balancer.Blacklist{BaseEjection: 2 * time.Second}},
+		{"switched off", balancer.Blacklist{Disabled: true}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			// The record stays: it is the blacklist that is to notice, not the registry.
+			c, ps := five(t, orders{TTL: 10 * time.Minute})
+			conn := dial(t, watcher(t, c.Addr()), balancer.Config{Blacklist: row.blacklist})
+			reaches(t, conn, 5)
+			l := (&load{conn: conn, timeout: 200 * time.Millisecond, pause: 5 * time.Millisecond}).begin(t, 1)
+			eventually(t, 20*time.Second, func() error { return moreThan(l, 200) })
+			if n := len(l.failures()); n > 0 {
+				t.Fatalf("%d calls failed before anything happened:\n%s", n, l.report())
+			}
+			frozen := ps[1]
+			frozen.signal(t, syscall.SIGSTOP)
+			if row.blacklist.Disabled {
+				elapse(t, 5*time.Second)
+				frozen.signal(t, syscall.SIGCONT)
+				l.end()
+				t.Log(l.report())
+				if n := len(l.failures()); n <= 4 {
+					t.Errorf("%d calls failed without a blacklist: this test proves nothing", n)
+				}
+				return
+			}
+			eventually(t, 20*time.Second, func() error { return ejectedAt(frozen.addr) })
+			if n := len(l.failures()); n != 3 {
+				t.Errorf("%d calls failed before the ejection, want 3:\n%s", n, l.report())
+			}
+			eventually(t, 20*time.Second, func() error { // one probing call fails, and it is out again
+				if n := len(l.failures()); n < 4 {
+					return fmt.Errorf("%d failures", n)
+				}
+				return nil
+			})
+			frozen.signal(t, syscall.SIGCONT)
+			served := l.served(frozen.ID)
+			eventually(t, 30*time.Second, func() error {
+				if n := l.served(frozen.ID); n < served+20 {
+					return fmt.Errorf("%s answered %d calls since", frozen.ID, n-served)
+				}
+				return nil
+			})
+			l.end()
+			t.Log(l.report())
+			if n := len(l.failures()); n > 5 {
+				t.Errorf("%d calls failed in all, want 3 and one for each return: 5 at the most", n)
+			}
+		})
+	}
+}
+
+// ejectedAt reports nil once a live channel has the endpoint at addr out.
+func ejectedAt(addr string) error {
+	for _, c := range balancer.Channels() {
+		for _, e := range c.Endpoints {
+			if e.Instance.Addr == addr && e.Ejected {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%s: not ejected", addr)
+}
+
+var _ = codes.OK
