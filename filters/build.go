@@ -37,7 +37,7 @@ func Label(k, v string) Filter {
 func quick(k, v string) (Filter, bool) {
 	n := find(k + "=" + quoted(v))
 	// A strange key could spell another filter, as in Label("a=1,b", "2").
-	if n == nil || n.op != opIn || n.key != k {
+	if n == nil || n.key != k {
 		return Filter{}, false
 	}
 	return Filter{n}, true

@@ -44,8 +44,10 @@ import (
 // to the balancer's configuration, and never call its methods.
 type Filter struct{ n *node }
 
-// everything is what the zero filter's Tiers returns.
-var everything = []Filter{{}}
+var (
+	everything = []Filter{{}}        // what the zero filter's Tiers returns
+	unknown    = registry.Instance{} // what Match takes nil for
+)
 
 // String returns the canonical string, for which [Parse] returns f again; "" for the zero filter. A broken filter
 // gives broken(the reason), which Parse refuses.
@@ -68,8 +70,14 @@ func (f Filter) Err() error {
 }
 
 // Match reports whether in meets f. It allocates nothing, unless a function given to [Register] does. A [Prefer] in
-// f restricts nothing here, because it ends in "all"; a broken filter is met by no instance. in must not be nil.
-func (f Filter) Match(in *registry.Instance) bool { return f.n == nil || f.n.match(in) }
+// f restricts nothing here, because it ends in "all"; a broken filter is met by no instance. A nil in is an instance
+// of which nothing is known, as the endpoints of a foreign resolver are.
+func (f Filter) Match(in *registry.Instance) bool {
+	if in == nil {
+		in = &unknown
+	}
+	return f.n == nil || f.n.match(in)
+}
 
 // Tiers returns the filters to try one after the other, none of which has a [Prefer] in it: the first that has a
 // usable instance is the one to use, and if none has, the last. It is f alone for a filter without Prefer; a, b and

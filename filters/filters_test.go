@@ -257,6 +257,20 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// TestKeyThatSpellsAFilter: a key that makes k=v spell some other filter is a bad key, though that filter exists.
+func TestKeyThatSpellsAFilter(t *testing.T) {
+	for _, tt := range []struct{ text, key, value string }{
+		{"a=1,b=2", "a=1,b", "2"},
+		{"k!=v", "k!", "v"},
+		{"version>=1.4.0", "version>", "1.4.0"},
+	} {
+		exists := MustParse(tt.text)
+		if f := Label(tt.key, tt.value); f.Err() == nil || f == exists {
+			t.Errorf("Label(%q, %q) = %q, want a broken filter", tt.key, tt.value, f)
+		}
+	}
+}
+
 func TestConstructorsAreParse(t *testing.T) {
 	a, b := Label("a", "1"), Label("b", "2")
 	for _, tt := range []struct {
@@ -353,6 +367,9 @@ func TestMatch(t *testing.T) {
 		f := MustParse(tt.text)
 		if got := f.Match(in); got != tt.in {
 			t.Errorf("%q matches the full instance: %v, want %v", tt.text, got, tt.in)
+		}
+		if f.Match(nil) != f.Match(&registry.Instance{}) {
+			t.Errorf("%q: nil is not the instance of which nothing is known", tt.text)
 		}
 		if got := f.Match(bare); got != tt.bare {
 			t.Errorf("%q matches the bare instance: %v, want %v", tt.text, got, tt.bare)

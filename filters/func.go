@@ -22,8 +22,9 @@ const maxName = 64
 // is 1 to 64 of A-Z a-z 0-9 . _ / -; Register panics, being called by a programmer, on another name, on one that is
 // taken, and on a nil fn.
 //
-// fn must depend on the instance alone, because its answer is kept until the instance changes; it must not modify
-// the instance, must not block, and is called from several goroutines at once.
+// fn must depend on the instance alone, because its answer is kept until the instance changes. It must be fast and
+// must not modify the instance, block, panic or call the balancer, which may hold a lock meanwhile; it is called from
+// several goroutines at once.
 func Register(name string, fn func(*registry.Instance) bool) {
 	if name == "" || len(name) > maxName || quoted(name) != name {
 		panic(fmt.Sprintf("filters: Register: name = %q, want 1 to %d of A-Z a-z 0-9 . _ / -", name, maxName))

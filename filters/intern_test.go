@@ -72,7 +72,7 @@ func TestIdentityUnderCollection(t *testing.T) {
 	})
 	for g := range 4 {
 		makers.Go(func() {
-			for i := range 3000 {
+			for i := range 1000 {
 				v := fmt.Sprint((i + g) % 3)
 				x := All(Label("race", v), Prefer(HasLabel("other"+v)))
 				y := MustParse("prefer( other" + v + " ),race=" + v)

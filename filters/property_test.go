@@ -244,10 +244,10 @@ func instances(r *rand.Rand, n int) []*registry.Instance {
 // Match is what eval says, and one filter never stands for two different conditions.
 func TestProperties(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	ins := instances(r, 200)
+	ins := instances(r, 100)
 	verdicts := map[Filter]string{}
 	matched, total := 0, 0
-	for i := range 10000 {
+	for i := range 4000 {
 		degenerate := i%2 == 0
 		s := condition(r, 3, degenerate)
 		if i%5 == 0 {
@@ -309,7 +309,7 @@ func reparse(t *testing.T, text string) string {
 func TestTiersProperty(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	fellBack := map[int]int{}
-	for range 5000 {
+	for range 3000 {
 		s := preference(r, r.IntN(2) == 0)
 		f := s.build()
 		ins := instances(r, 1+r.IntN(5))

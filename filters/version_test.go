@@ -35,7 +35,7 @@ func slowCompare(a, b string) int {
 		return -1
 	}
 	p, q := strings.Split(x[4], "."), strings.Split(y[4], ".")
-	isNum := regexp.MustCompile(`^\d+$`).MatchString
+	isNum := func(s string) bool { return strings.Trim(s, "0123456789") == "" }
 	for i := 0; i < len(p) && i < len(q); i++ {
 		c := strings.Compare(p[i], q[i])
 		switch {
