@@ -53,7 +53,7 @@ race: $(SERVERS) ## hunt for races: as test, but COUNT (3) times, shuffled, on 1
 	$(call each,$(TESTED),CGO_ENABLED=1 go test -race -count=$(COUNT) -shuffle=on -cpu=1$(comma)4 -timeout 60m -run '$(RUN)' $(PKG))
 
 .PHONY: lint
-lint: staticcheck ## gofmt, go vet, staticcheck and the import rules (30 s; the first run 2 min)
+lint: staticcheck ## gofmt, go vet, staticcheck and the import rules (20 s; the first time 2 min)
 	@out=$$(find . \( -name .git -o -name testdata \) -prune -o -name '*.go' -print | xargs gofmt -l -s) && \
 		test -z "$$out" || { echo "gofmt -s -w would change: $$out"; exit 1; }
 	$(call each,$(MODULES),go vet ./...)
