@@ -55,7 +55,14 @@ func (l *listener) remember(c net.Conn) bool {
 	case *net.UnixConn:
 		ref = weakConn(c)
 	case *tls.Conn:
-		ref = weakConn(c)
+		// What is below it, since tls.Conn's own Close may wait 5 s to say goodbye.
+		tc := weakConn(c)
+		ref = func() net.Conn {
+			if c, ok := tc().(*tls.Conn); ok {
+				return c.NetConn()
+			}
+			return nil
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

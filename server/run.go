@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -28,6 +29,8 @@ type run struct {
 	ownHealth bool     // cfg.Health was made by Serve
 	clk       clock.Real
 	core      core
+
+	stopOrdered atomic.Bool // by the core, rather than by the app
 
 	// events has room for every event that can ever be sent, so that no sender waits and none is lost.
 	events chan event
@@ -64,7 +67,11 @@ func newRun(s *grpc.Server, lis net.Listener, cfg Config, services []string, own
 func (r *run) serve(ctx context.Context, sigs <-chan os.Signal) error {
 	defer r.endBase()
 	r.wg.Go(func() {
-		if err := r.s.Serve(r.lis); err != nil {
+		err := r.s.Serve(r.lis)
+		if errors.Is(err, grpc.ErrServerStopped) && r.stopOrdered.Load() {
+			err = nil // the context ended so early that the stop overtook the start
+		}
+		if err != nil {
 			r.fail(fmt.Errorf("server: serving on %v: %w", r.lis.Addr(), err))
 		}
 		r.events <- broken
@@ -117,18 +124,20 @@ func (r *run) do(act action) {
 	case deregister:
 		r.wg.Go(r.deregister)
 	case gracefulStop:
+		r.stopOrdered.Store(true)
 		log.Info("server: waiting for the calls in flight", "timeout", r.cfg.StopTimeout)
 		r.wg.Go(func() {
 			r.s.GracefulStop()
 			r.events <- drained
 		})
 	case stop:
+		r.stopOrdered.Store(true)
 		log.Warn("server: stopping now")
 		r.wg.Go(func() {
+			r.lis.cutAll() // or Stop would wait for handshakes
 			r.s.Stop()
 			r.events <- killed
 		})
-		r.lis.cutAll()
 	}
 }
 
