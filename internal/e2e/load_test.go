@@ -36,9 +36,20 @@ func dial(t *testing.T, w registry.Watcher, c balancer.Config, opts ...resolver.
 	return conn
 }
 
-func watcher(t *testing.T, addr string) *consul.Registry {
+// dialOne connects to one address, without evenkeel.
+func dialOne(t *testing.T, addr string) *grpc.ClientConn {
 	t.Helper()
-	reg, err := consul.New(consul.Config{Address: addr})
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func watcher(t *testing.T, c consul.Config) *consul.Registry {
+	t.Helper()
+	reg, err := consul.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

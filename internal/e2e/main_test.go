@@ -49,7 +49,8 @@ type orders struct {
 	Addr       string // to listen on; empty means any port
 	Labels     map[string]string
 	DrainDelay time.Duration
-	Abrupt     bool // exits at the first SIGTERM, as a server without package server does
+	Abrupt     bool          // exits at the first SIGTERM, as a server without package server does
+	Delay      time.Duration // of every answer
 	Code       codes.Code
 	TTL        time.Duration
 }
@@ -80,7 +81,13 @@ func (o *orders) run(ctx context.Context) error {
 
 func (o *orders) server() *grpc.Server {
 	s := grpc.NewServer()
-	greeter.Register(s, greeter.HelloFunc(func(context.Context, string) (string, error) {
+	greeter.Register(s, greeter.HelloFunc(func(ctx context.Context, _ string) (string, error) {
+		if o.Delay > 0 {
+			select {
+			case <-time.After(o.Delay): // it is working
+			case <-ctx.Done():
+			}
+		}
 		if o.Code != codes.OK {
 			return "", status.Error(o.Code, "told to fail")
 		}

@@ -8,10 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/internal/testconsul"
+	"github.com/evenkeel/evenkeel/registry/consul"
 )
 
 // five starts five instances that are announced at a Consul of their own.
@@ -51,7 +50,7 @@ func TestRollProcessesOnConsul(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			c, ps := five(t, orders{DrainDelay: time.Second, Abrupt: row.abrupt})
-			conn := dial(t, watcher(t, c.Addr()), balancer.Config{})
+			conn := dial(t, watcher(t, consul.Config{Address: c.Addr()}), balancer.Config{})
 			reaches(t, conn, 5)
 			l := (&load{conn: conn, timeout: 10 * time.Second, pause: 2 * time.Millisecond}).begin(t, 8)
 			for i, p := range ps {
@@ -87,23 +86,28 @@ func servedAny(l *load, id string) error {
 	return nil
 }
 
-// One of five is killed under load: what was in flight there is lost, and nothing after.
+// One of five is killed under load: what was in flight there is lost, and nothing after. A client that was given
+// that one's address, without evenkeel, goes on failing.
 func TestKillOneOfFive(t *testing.T) {
 	t.Parallel()
-	c, ps := five(t, orders{})
-	conn := dial(t, watcher(t, c.Addr()), balancer.Config{})
+	c, ps := five(t, orders{Delay: 5 * time.Millisecond})
+	conn := dial(t, watcher(t, consul.Config{Address: c.Addr()}), balancer.Config{})
 	reaches(t, conn, 5)
 	const callers = 8
 	l := (&load{conn: conn, timeout: 5 * time.Second}).begin(t, callers)
-	eventually(t, 30*time.Second, func() error { return moreThan(l, 2000) })
+	eventually(t, 30*time.Second, func() error { return moreThan(l, 1000) })
+	without := (&load{conn: dialOne(t, ps[2].addr), timeout: 5 * time.Second, pause: 10 * time.Millisecond}).begin(t, 1)
+	eventually(t, 30*time.Second, func() error { return moreThan(without, 20) })
 	killed := time.Now()
 	ps[2].signal(t, syscall.SIGKILL)
 	ps[2].wait(t)
 	before := l.count()
-	eventually(t, 30*time.Second, func() error { return moreThan(l, before+5000) })
+	eventually(t, 30*time.Second, func() error { return moreThan(l, before+2000) })
 	elapse(t, 2*time.Second)
 	l.end()
-	t.Log(l.report())
+	without.end()
+	t.Log("with evenkeel:", l.report())
+	t.Log("switched off:", without.report())
 	if n := len(l.failures()); n > callers {
 		t.Errorf("%d calls failed, want at most the %d that were in flight", n, callers)
 	}
@@ -111,6 +115,9 @@ func TestKillOneOfFive(t *testing.T) {
 		if f.began.After(killed.Add(time.Second)) {
 			t.Errorf("a call that began %v after the kill failed: %v", f.began.Sub(killed), f.err)
 		}
+	}
+	if len(without.failures()) <= callers {
+		t.Error("the client of the killed instance did not suffer: this test proves nothing")
 	}
 }
 
@@ -134,7 +141,7 @@ func TestFreezeOneOfFive(t *testing.T) {
 			t.Parallel()
 			// The record stays: it is the blacklist that is to notice, not the registry.
 			c, ps := five(t, orders{TTL: 10 * time.Minute})
-			conn := dial(t, watcher(t, c.Addr()), balancer.Config{Blacklist: row.blacklist})
+			conn := dial(t, watcher(t, consul.Config{Address: c.Addr()}), balancer.Config{Blacklist: row.blacklist})
 			reaches(t, conn, 5)
 			l := (&load{conn: conn, timeout: 200 * time.Millisecond, pause: 5 * time.Millisecond}).begin(t, 1)
 			eventually(t, 20*time.Second, func() error { return moreThan(l, 200) })
@@ -191,5 +198,3 @@ func ejectedAt(addr string) error {
 	}
 	return fmt.Errorf("%s: not ejected", addr)
 }
-
-var _ = codes.OK
