@@ -59,7 +59,10 @@ func BenchmarkLabel(b *testing.B) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	const spelled, canonical = "zone in (eu-1, eu-2), track == canary, !deprecated", "!deprecated,track=canary,zone in (eu-1,eu-2)"
+	const (
+		spelled   = "zone in (eu-1, eu-2), track == canary, !deprecated"
+		canonical = "!deprecated,track=canary,zone in (eu-1,eu-2)"
+	)
 	b.Run("new", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {

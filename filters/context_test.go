@@ -65,14 +65,18 @@ func TestContextKeepsTheRecord(t *testing.T) {
 
 func TestAllocations(t *testing.T) {
 	in := &registry.Instance{
-		ID: "i", Version: "1.4.0-rc.1", Zone: "eu-1", Services: []string{"a.B"}, Labels: map[string]string{"track": "canary"},
+		ID: "i", Version: "1.4.0-rc.1", Zone: "eu-1", Services: []string{"a.B"},
+		Labels: map[string]string{"track": "canary"},
 	}
-	f := MustParse("any(track=x; version>=1.4.0-alpha,version<2),not(zone in (a,b)),id,serves(a.B),version!=1.5.0,prefer(a;b)")
+	f := MustParse("any(track=x; version>=1.4.0-alpha,version<2),not(zone in (a,b)),id,serves(a.B)," +
+		"version!=1.5.0,prefer(a;b)")
 	rec := callctx.From(NewContext(NewContext(context.Background(), f), Filter{}, "a", "b"))
 	want := Label("track", "canary")
 	for name, do := range map[string]func() bool{
-		"Match":      func() bool { return f.Match(in) },
-		"Tiers":      func() bool { return len(f.Tiers()) == 3 && len(want.Tiers()) == 1 && len(Filter{}.Tiers()) == 1 },
+		"Match": func() bool { return f.Match(in) },
+		"Tiers": func() bool {
+			return len(f.Tiers()) == 3 && len(want.Tiers()) == 1 && len(Filter{}.Tiers()) == 1
+		},
 		"String":     func() bool { return f.String() != "" },
 		"FromRecord": func() bool { g, ok := FromRecord(rec, "orders"); return g == f && ok },
 	} {

@@ -44,15 +44,15 @@ func ExampleParse() {
 	f, err := filters.Parse("zone in (eu-2, eu-1), track = canary, not(deprecated)")
 	fmt.Println(f, err)
 
-	_, err = filters.Parse("track=canary, weight > 3")
+	_, err = filters.Parse("track=canary, cpu > 3")
 	fmt.Println(err)
 	if pe, ok := errors.AsType[*filters.ParseError](err); ok {
 		fmt.Println("at column", pe.Column)
 	}
 	// Output:
 	// !deprecated,track=canary,zone in (eu-1,eu-2) <nil>
-	// filters: column 22 of "track=canary, weight > 3": got ">" after the key weight, want = != in or notin: only version has an order
-	// at column 22
+	// filters: column 19 of "track=canary, cpu > 3": got ">" after the key "cpu", want = != in or notin: only version has an order
+	// at column 19
 }
 
 func ExampleMustParse() {

@@ -35,7 +35,8 @@ func TestFiltersAreCollected(t *testing.T) {
 	kept := MustParse("leak=kept,prefer(leak=kept1)")
 	for i := range 2000 {
 		f := MustParse(fmt.Sprintf("leak=a%d,prefer(leak=b%d; leak=c%d)", i, i, i))
-		if g := MustParse(fmt.Sprintf("prefer(leak=b%d; leak=c%d),leak=a%d", i, i, i)); f != g || f.Tiers()[0] != g.Tiers()[0] {
+		g := MustParse(fmt.Sprintf("prefer(leak=b%d; leak=c%d),leak=a%d", i, i, i))
+		if f != g || f.Tiers()[0] != g.Tiers()[0] {
 			t.Fatalf("%q and %q are two filters", f, g)
 		}
 		if i == 1000 && live("leak=") < 2 {

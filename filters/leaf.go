@@ -126,13 +126,14 @@ func newOrder(c cmp, bound string) (*node, error) {
 }
 
 func orderNode(c cmp, v version) *node {
-	return &node{op: opOrder, key: "version", cmp: c, bounds: []version{v}, terms: 1, str: "version" + c.String() + v.String()}
+	str := "version" + c.String() + v.String()
+	return &node{op: opOrder, key: "version", cmp: c, bounds: []version{v}, terms: 1, str: str}
 }
 
 // newServes is serves(service).
 func newServes(service string) (*node, error) {
 	if service == "" || !utf8.ValidString(service) {
-		return nil, &argError{"service", strconv.Quote(service), "the full name of a gRPC service, such as shop.Orders"}
+		return nil, &argError{"service", short(service), "the full name of a gRPC service, such as shop.Orders"}
 	}
 	return checked(&node{op: opServes, values: []string{service}, terms: 1, str: "serves(" + quoted(service) + ")"})
 }

@@ -290,7 +290,8 @@ func newPrefer(alts []*node) (*node, error) {
 }
 
 func refusePrefer(p *node) error {
-	return &argError{"filter", short(p.str), "one without prefer, which is allowed only at the top and in a conjunction there"}
+	return &argError{"filter", short(p.str),
+		"one without prefer, which is allowed only at the top and in a conjunction there"}
 }
 
 func (n *node) same(o *node) bool { return n.str == o.str }

@@ -47,7 +47,7 @@ func MustParse(text string) Filter {
 func parse(text string) (n *node, err error) {
 	p := &parser{text: text}
 	if len(text) > maxLength {
-		return nil, p.fail(maxLength, fmt.Sprintf("a text of %d bytes", len(text)), fmt.Sprintf("%d or fewer", maxLength))
+		return nil, p.fail(maxLength, "a text of "+strconv.Itoa(len(text))+" bytes", strconv.Itoa(maxLength)+" or fewer")
 	}
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRuneInString(text[i:])
@@ -157,7 +157,8 @@ func (p *parser) all() (*node, error) {
 
 // term reads one condition.
 func (p *parser) term() (n *node, err error) {
-	const want = "a condition: key, !key, key=value, key in (…), any(…), not(…), prefer(…), serves(…), id(…) or func(…)"
+	const want = "a condition: key, !key, key=value, key in (…), " +
+		"any(…), not(…), prefer(…), serves(…), id(…) or func(…)"
 	start := p.pos
 	if p.accept("!") {
 		return p.absent()
@@ -169,7 +170,7 @@ func (p *parser) term() (n *node, err error) {
 	if p.accept("(") {
 		n, err = p.call(start, name)
 	} else if err = checkKey(name); err == nil {
-		n, err = p.comparison(start, name)
+		n, err = p.comparison(name)
 	}
 	if err == nil {
 		return n, nil
@@ -195,7 +196,7 @@ func (p *parser) absent() (*node, error) {
 }
 
 // comparison reads what follows a key.
-func (p *parser) comparison(start int, key string) (*node, error) {
+func (p *parser) comparison(key string) (*node, error) {
 	at := p.pos
 	switch {
 	case p.accept("=="), p.accept("="):
@@ -245,7 +246,8 @@ func (p *parser) equal(key string, neg bool) (*node, error) {
 // order reads the version that the version is compared with.
 func (p *parser) order(at int, key string, c cmp) (*node, error) {
 	if key != "version" {
-		return nil, p.fail(at, strconv.Quote(c.String())+" after the key "+key, "= != in or notin: only version has an order")
+		got := strconv.Quote(c.String()) + " after the key " + short(key)
+		return nil, p.fail(at, got, "= != in or notin: only version has an order")
 	}
 	at = p.pos
 	v, err := p.value()

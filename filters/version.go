@@ -50,7 +50,9 @@ func parseBound(s string) (v version, parts int, ok bool) {
 	for i := parts; i < 3; i++ {
 		v.num[i] = "0"
 	}
-	if (hasPre || hasBuild) && parts < 3 || hasPre && !identifiers(pre, true) || hasBuild && !identifiers(build, false) {
+	switch {
+	case (hasPre || hasBuild) && parts < 3,
+		hasPre && !identifiers(pre, true), hasBuild && !identifiers(build, false):
 		return version{}, 0, false
 	}
 	v.pre = pre
