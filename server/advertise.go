@@ -25,8 +25,8 @@ type nic struct {
 func advertised(listen net.Addr, nics []nic) ([]string, error) {
 	ap, err := netip.ParseAddrPort(listen.String())
 	if err != nil || !strings.HasPrefix(listen.Network(), "tcp") {
-		return nil, fmt.Errorf("server: Config.Instance.Addr is empty and cannot be derived from the listener's %s address %q, "+
-			"want the host:port at which clients reach this server", listen.Network(), listen.String())
+		return nil, fmt.Errorf("server: Config.Instance.Addr is empty and cannot be derived from the listener's %s "+
+			"address %q, want the host:port at which clients reach this server", listen.Network(), listen.String())
 	}
 	ip := ap.Addr().Unmap()
 	if !ip.IsUnspecified() {
@@ -125,7 +125,8 @@ func onlyHere(listen net.Addr, addr string) bool {
 func checkReachable(field, addr string) error {
 	host, _, _ := net.SplitHostPort(addr)
 	if ip, err := netip.ParseAddr(host); err == nil && ip.Unmap().IsUnspecified() {
-		return fmt.Errorf("server: Config.Instance.%s = %q, want an address that clients can reach, not a wildcard", field, addr)
+		return fmt.Errorf("server: Config.Instance.%s = %q, want an address that clients can reach, not a wildcard",
+			field, addr)
 	}
 	return nil
 }

@@ -108,7 +108,8 @@ func (a *Announcement) replace(ctx context.Context, next func() (registry.Instan
 
 // register asks until the registry accepts the record, refuses it for good (the error then wraps
 // [registry.ErrInvalid]) or ctx ends. It logs a failure once, not per attempt.
-func register(ctx context.Context, r registry.Registrar, service string, in registry.Instance, log *slog.Logger) (registry.Registration, error) {
+func register(ctx context.Context, r registry.Registrar, service string, in registry.Instance,
+	log *slog.Logger) (registry.Registration, error) {
 	for attempt := 0; ; attempt++ {
 		reg, err := registerOnce(ctx, r, service, in)
 		switch {
@@ -135,7 +136,8 @@ func register(ctx context.Context, r registry.Registrar, service string, in regi
 	}
 }
 
-func registerOnce(ctx context.Context, r registry.Registrar, service string, in registry.Instance) (registry.Registration, error) {
+func registerOnce(ctx context.Context, r registry.Registrar, service string,
+	in registry.Instance) (registry.Registration, error) {
 	ctx, cancel := context.WithTimeout(ctx, registerTimeout)
 	defer cancel()
 	return r.Register(ctx, service, in.Clone())

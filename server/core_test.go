@@ -229,7 +229,10 @@ func checkOrder(c core, done []action) error {
 	if !g && !s {
 		return fmt.Errorf("neither GracefulStop nor Stop")
 	}
-	for _, pair := range [][2]action{{healthUp, announce}, {announce, notServing}, {notServing, mark}, {mark, deregister}, {deregister, gracefulStop}, {gracefulStop, stop}} {
+	for _, pair := range [][2]action{
+		{healthUp, announce}, {announce, notServing}, {notServing, mark}, {mark, deregister},
+		{deregister, gracefulStop}, {gracefulStop, stop},
+	} {
 		a, okA := first[pair[0]]
 		b, okB := first[pair[1]]
 		if okA && okB && a > b {

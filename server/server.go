@@ -21,7 +21,7 @@
 // With only Registrar and Service set, the instance gets an ID of its own for each start, the address that the
 // listener has (on a wildcard, one of this machine's), and the gRPC services that are registered on the server.
 // Serve adds the health service if the server has none. It costs nothing per call: it adds no interceptor and does
-// not touch connections. It starts a handful of goroutines and waits for them before it returns.
+// not wrap connections. It starts a handful of goroutines and waits for them before it returns.
 //
 // Do not use it for a server that is not to be found through a registry and is stopped by other means; s.Serve is
 // enough there. With a nil Registrar it still does everything else, which suits a server behind a Kubernetes
