@@ -22,7 +22,7 @@ func (p *parser) call(start int, name string) (*node, error) {
 	case "func":
 		return p.one(newFunc)
 	}
-	return nil, p.fail(start, strconv.Quote(name)+" before a parenthesis", "any, not, prefer, serves, id or func")
+	return nil, p.fail(start, short(name)+" before a parenthesis", "any, not, prefer, serves, id or func")
 }
 
 // one reads a single value and the closing parenthesis.

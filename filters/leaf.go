@@ -30,14 +30,14 @@ func quoted(v string) string {
 
 func checkKey(key string) error {
 	if !field(key) && registry.CheckLabelKey(key) != nil {
-		return &argError{"key", strconv.Quote(key), "1 to 64 of A-Z a-z 0-9 _ -"}
+		return &argError{"key", short(key), "1 to 64 of A-Z a-z 0-9 _ -"}
 	}
 	return nil
 }
 
 func checkValue(v string) error {
 	if !utf8.ValidString(v) {
-		return &argError{"value", strconv.Quote(v), "UTF-8"}
+		return &argError{"value", short(v), "UTF-8"}
 	}
 	return nil
 }

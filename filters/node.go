@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/evenkeel/evenkeel/registry"
 )
@@ -304,9 +305,12 @@ func sorted(ns []*node) []*node {
 
 // short quotes text for a message, cut where it would fill the screen.
 func short(s string) string {
-	const most = 120
+	most := 120
 	if len(s) <= most {
 		return strconv.Quote(s)
 	}
-	return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
+	for most > 0 && !utf8.RuneStart(s[most]) {
+		most--
+	}
+	return strconv.Quote(s[:most]) + "…"
 }

@@ -70,13 +70,13 @@ func parseComparator(operator, s string) (*node, error) {
 		return newOrder(greaterEqual, s)
 	case "", "^", "~":
 	default:
-		return nil, &argError{"operator", strconv.Quote(operator), "one of = != < <= > >= ^ ~ or none"}
+		return nil, &argError{"operator", short(operator), "one of = != < <= > >= ^ ~ or none"}
 	}
 	core, wild := wildcard(s)
 	v, parts, ok := parseBound(core)
 	switch {
 	case !ok || core != s && !wild:
-		return nil, &argError{"version", strconv.Quote(s), want}
+		return nil, &argError{"version", short(s), want}
 	case operator == "" && parts == 3:
 		return newIn("version", []string{s}, false)
 	}
@@ -86,7 +86,7 @@ func parseComparator(operator, s string) (*node, error) {
 // checkedEqual is version=s or version!=s, for an s that is a version: a range of anything else is a mistake.
 func checkedEqual(s string, neg bool) (*node, error) {
 	if _, _, ok := parseBound(s); !ok {
-		return nil, &argError{"version", strconv.Quote(s), "a semantic version such as 1.4.0"}
+		return nil, &argError{"version", short(s), "a semantic version such as 1.4.0"}
 	}
 	return newIn("version", []string{s}, neg)
 }

@@ -1,9 +1,6 @@
 package filters
 
-import (
-	"strconv"
-	"strings"
-)
+import "strings"
 
 // version is a semantic version (semver.org 2.0.0) without its build metadata, which do not count in an order. The
 // numbers are kept as text: they may be of any length, and an instance's version is parsed without allocating.
@@ -183,7 +180,7 @@ func equalVersion(s string) (string, error) {
 		return v.String(), nil
 	}
 	if core, wild := wildcard(s); wild && core != "" {
-		return "", &argError{"version", strconv.Quote(s), "no wildcard, but a range such as version>=1.4,version<1.5"}
+		return "", &argError{"version", short(s), "no wildcard, but a range such as version>=1.4,version<1.5"}
 	}
 	return s, nil
 }
