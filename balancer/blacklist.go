@@ -66,8 +66,12 @@ func (b *Blacklist) UnmarshalJSON(js []byte) error {
 	return nil
 }
 
-// maxFailures bounds Failures to what the health word can count.
-const maxFailures = 1000
+const (
+	// maxFailures bounds Failures to what the health word can count.
+	maxFailures = 1000
+	// maxEjectionTime bounds all durations, so that their sums do not overflow.
+	maxEjectionTime = 365 * 24 * time.Hour
+)
 
 // judge is a validated Blacklist with its defaults filled in.
 type judge struct {
@@ -83,8 +87,8 @@ func (b Blacklist) resolve() (judge, error) {
 		name string
 		d    time.Duration
 	}{{"baseEjection", b.BaseEjection}, {"maxEjection", b.MaxEjection}, {"probeTimeout", b.ProbeTimeout}} {
-		if f.d < 0 {
-			return judge{}, fmt.Errorf("blacklist.%s = %v, want a positive duration", f.name, f.d)
+		if f.d < 0 || f.d > maxEjectionTime {
+			return judge{}, fmt.Errorf("blacklist.%s = %v, want 1ns to %v", f.name, f.d, maxEjectionTime)
 		}
 	}
 	j := judge{
@@ -195,7 +199,10 @@ func (s *sentence) eject(now int64, j *judge, draw uint64) time.Duration {
 		s.level = max(0, s.level-int(min(spells, int64(s.level))))
 	}
 	s.level++
-	length := min(int64(s.level)*j.base, j.max)
+	length := j.max
+	if int64(s.level) <= j.max/j.base { // the product would overflow one day
+		length = int64(s.level) * j.base
+	}
 	jitter := float64(draw>>11)/(1<<53)*0.2 - 0.1
 	length += int64(float64(length) * jitter)
 	if length > j.max { // stay below the bound, and spread out below it
