@@ -1,0 +1,117 @@
+// Package bench measures load-balancing policies, evenkeel's and everybody else's, by one and the same harness.
+//
+//	go test -run '^$' -bench . ./bench                 # everything, about four minutes
+//	go test -run '^$' -bench 'Pick/.*/n=1000/' ./bench  # one size
+//	make bench                                          # six times, and README.md written anew
+//
+// A policy is driven through grpc-go's public interfaces only, on a [Channel] without a network, so what is measured
+// is the policy: a [Rig] builds whatever is registered under a name, hands it endpoints, lets their connections
+// become READY and calls the picker that it published. There is no special door for evenkeel. ADR-0010 has the reasons
+// for a fake channel, for ratios instead of times, and what is left out.
+//
+// Nothing is measured in a pristine state. [NewWorn] has made an ejection, a drain and a change of a weight happen
+// before a pick is timed, every endpoint has had its calls, and it fails the benchmark if evenkeel's own report
+// ([github.com/evenkeel/evenkeel/balancer.Channels]) does not show all three. Picks get a context as grpc-go hands it
+// over: several values deep, with outgoing metadata, below a cancellation, and with a deadline or without.
+//
+// What there is to measure: [Rig.Pick] (one pick and its end), [Converge] (from the first update of the resolver to
+// a picker over all endpoints), [Change] (one endpoint of many changes) and [Memory] (bytes for each endpoint). The
+// benchmarks of this package apply them to evenkeel's strategies and to grpc-go's policies; a module that brings
+// other libraries applies them to those, with the same [Policy] for evenkeel beside them in the same run.
+//
+// Times on a shared machine say little, so everything here runs beside its peers, neighbours in time, and package
+// report turns the raw output into ratios with their spread. Do not compare a row of one run with a row of another.
+package bench
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	gbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/leastrequest"
+	"google.golang.org/grpc/balancer/roundrobin"
+	"google.golang.org/grpc/serviceconfig"
+
+	"github.com/evenkeel/evenkeel/balancer"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
+)
+
+// Policy is what is measured: a policy and its configuration. Its zero value is not usable: Label is required, and a
+// Name or a Builder.
+type Policy struct {
+	// Label names it in the benchmarks. Ours begin with "evenkeel_".
+	Label string
+	// Name is what it is registered as in grpc-go.
+	Name string
+	// Config is its JSON; empty for a policy that parses none.
+	Config string
+	// Builder is used instead of the registered one if Name is empty.
+	Builder gbalancer.Builder
+	// Report is what a call's end brings from the server for the endpoint with an index
+	// (gbalancer.DoneInfo.ServerLoad); nil means nothing. Policies that weigh by load reports need it.
+	Report func(index int) any
+}
+
+// ejectionTime is how long an ejection lasts in a measured policy: longer than any run, so that none ends in the
+// middle of a measurement.
+const ejectionTime = 3 * time.Hour
+
+// Evenkeel is this library's policy with a strategy, the blacklist on.
+func Evenkeel(s balancer.Strategy) Policy {
+	js, err := balancer.LoadBalancingConfig(balancer.Config{
+		Strategy:  s,
+		Blacklist: balancer.Blacklist{BaseEjection: ejectionTime},
+	})
+	if err != nil {
+		panic(fmt.Sprintf("bench: %v", err)) // a strategy's zero value is valid
+	}
+	var entry map[string]json.RawMessage
+	if err := json.Unmarshal(js, &entry); err != nil {
+		panic(fmt.Sprintf("bench: %v", err))
+	}
+	return Policy{Label: "evenkeel_" + s.Name(), Name: balancer.Name, Config: string(entry[balancer.Name])}
+}
+
+// Strategies are evenkeel's, each with its defaults.
+func Strategies() []Policy {
+	var all []Policy
+	for _, s := range []balancer.Strategy{
+		balancer.RoundRobin{}, balancer.Random{}, balancer.Weighted{}, balancer.LeastRequest{}, balancer.PeakEWMA{},
+	} {
+		all = append(all, Evenkeel(s))
+	}
+	return all
+}
+
+// GRPCRoundRobin is grpc-go's round_robin, the reference: it counts nothing, so it is the floor.
+func GRPCRoundRobin() Policy { return Policy{Label: "grpc_round_robin", Name: roundrobin.Name} }
+
+// GRPCLeastRequest is grpc-go's least_request_experimental.
+func GRPCLeastRequest() Policy {
+	return Policy{Label: "grpc_least_request", Name: leastrequest.Name, Config: "{}"}
+}
+
+// ours reports whether p is evenkeel's.
+func (p Policy) ours() bool { return p.Name == balancer.Name }
+
+func (p Policy) builder() (gbalancer.Builder, error) {
+	if p.Name == "" && p.Builder != nil {
+		return p.Builder, nil
+	}
+	if b := gbalancer.Get(p.Name); b != nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("policy %s: name = %q, want one that is registered", p.Label, p.Name)
+}
+
+func (p Policy) parse() (serviceconfig.LoadBalancingConfig, error) {
+	if p.Config == "" {
+		return nil, nil
+	}
+	cfg, err := lbtest.ParseConfig(p.Name, p.Config)
+	if err != nil {
+		return nil, fmt.Errorf("policy %s: %w", p.Label, err)
+	}
+	return cfg, nil
+}

@@ -1,0 +1,119 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/registry"
+)
+
+const (
+	service = "orders"
+	method  = "/shop.Orders/Get"
+)
+
+// MaxFilters is how many filters there are for [InFilters].
+const MaxFilters = 64
+
+// The two instances of a worn fleet that get no calls: one is ejected, one draining.
+const (
+	ejectedID  = "ejected"
+	drainingID = "draining"
+)
+
+// Fleet makes n instances. One in ten meets [Tenth] and each filter of [InFilters], the first one among them; weights
+// go from 1 to 4.
+func Fleet(n int) []registry.Instance {
+	fleet := make([]registry.Instance, n)
+	for i := range fleet {
+		fleet[i] = registry.Instance{
+			ID: "i" + strconv.Itoa(i), Addr: address(i), Version: "1.4.2", Zone: "eu-" + strconv.Itoa(i%3),
+			Weight: uint32(i%4 + 1),
+			Labels: map[string]string{"slot": strconv.Itoa(i % 10), "track": "stable"},
+		}
+	}
+	return fleet
+}
+
+func address(i int) string { return fmt.Sprintf("10.%d.%d.%d:8080", i>>16&255, i>>8&255, i&255) }
+
+// Tenth is met by one in ten of a [Fleet].
+func Tenth() filters.Filter { return filters.Label("slot", "0") }
+
+// wornFleet is a tagged fleet of n and the two that get no calls. Both meet Tenth, so that they are out of it as well.
+func wornFleet(n int) []registry.Instance {
+	fleet := tagged(n + 2)
+	for i, id := range []string{ejectedID, drainingID} {
+		in := &fleet[n+i]
+		in.ID, in.Labels["slot"] = id, "0"
+	}
+	return fleet
+}
+
+// InFilters is filter number i, below [MaxFilters], of those that a fleet made by tagged can tell apart.
+func InFilters(i int) filters.Filter { return filters.Label(tag(i), "on") }
+
+func tag(i int) string { return "f" + strconv.Itoa(i) }
+
+// inEight is how many of the filters the endpoint that changes meets.
+const inEight = 8
+
+// tagged is a fleet in which each of InFilters is met by one in ten, and instance 0 meets eight of them.
+func tagged(n int) []registry.Instance {
+	fleet := Fleet(n)
+	for i := range fleet {
+		for f := range MaxFilters {
+			if i > 0 && (i+f)%10 == 0 || i == 0 && f < inEight {
+				fleet[i].Labels[tag(f)] = "on"
+			}
+		}
+	}
+	return fleet
+}
+
+// Context says what a measured pick is given, besides what every call has.
+type Context struct {
+	// Filtered: the caller bound a filter that one in ten meets.
+	Filtered bool
+	// Deadline: the call has one.
+	Deadline bool
+}
+
+type appKey int
+
+// rpcInfo is what grpc-go puts on top of each attempt's context.
+type rpcInfo struct{ failFast bool }
+
+type rpcInfoKey struct{}
+
+// New makes a context such as grpc-go hands to a picker: the application's values at the bottom, outgoing metadata,
+// the filter, then what grpc-go itself adds for a call (a cancellation, by the deadline if there is one) and for an
+// attempt (a value). stop frees its timer.
+func (c Context) New() (ctx context.Context, stop func()) {
+	ctx = context.WithValue(context.Background(), appKey(0), "request 4711")
+	ctx = context.WithValue(ctx, appKey(1), "user 42")
+	ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", "4711", "authorization", "bearer of a token")
+	if c.Filtered {
+		ctx = filters.NewContext(ctx, Tenth(), service)
+	}
+	stopDeadline := func() {}
+	if c.Deadline {
+		ctx, stopDeadline = context.WithTimeout(ctx, time.Hour)
+	}
+	ctx, stopCall := context.WithCancel(ctx)
+	ctx = context.WithValue(ctx, rpcInfoKey{}, &rpcInfo{failFast: true})
+	return ctx, func() { stopCall(); stopDeadline() }
+}
+
+// String is the context in a benchmark's name.
+func (c Context) String() string {
+	if c.Deadline {
+		return "deadline"
+	}
+	return "plain"
+}

@@ -1,0 +1,283 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	gbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/connectivity"
+	gresolver "google.golang.org/grpc/resolver"
+
+	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
+	"github.com/evenkeel/evenkeel/registry"
+)
+
+// call is one pick and the end of its call.
+func (r *Rig) call(p gbalancer.Picker, info gbalancer.PickInfo) error {
+	res, err := p.Pick(info)
+	if err != nil {
+		return err
+	}
+	if res.Done != nil {
+		res.Done(r.sent(res.SubConn))
+	}
+	return nil
+}
+
+// Pick times picks together with the ends of their calls, one after another.
+func (r *Rig) Pick(b *testing.B, c Context) {
+	ctx, stop := c.New()
+	defer stop()
+	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range b.N {
+		if err := r.call(p, info); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// PickParallel is Pick from as many goroutines as there are processors, each with a context of its own.
+func (r *Rig) PickParallel(b *testing.B, c Context) {
+	p := r.ch.Picker()
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		ctx, stop := c.New()
+		defer stop()
+		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
+		for pb.Next() {
+			if err := r.call(p, info); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+// Allocs is how many allocations a pick and its end make on average, without timing anything; 0 means fewer than one
+// in so many picks. (Now and then a collection empties a pool, which is then filled again.)
+func (r *Rig) Allocs(c Context, picks int) float64 {
+	ctx, stop := c.New()
+	defer stop()
+	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
+	var failed error
+	average := testing.AllocsPerRun(50, func() {
+		for range picks {
+			if err := r.call(p, info); err != nil {
+				failed = err
+			}
+		}
+	})
+	if failed != nil {
+		panic(failed) // the rig was worn in by the same picks
+	}
+	return average / float64(picks)
+}
+
+// Use picks once with each of the first n filters of InFilters, so that the policy keeps candidate sets for them.
+func (r *Rig) Use(n int) error {
+	for i := range n {
+		ctx := filters.NewContext(context.Background(), InFilters(i), service)
+		if err := r.call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}); err != nil {
+			return fmt.Errorf("filter %v: %w", InFilters(i), err)
+		}
+	}
+	return nil
+}
+
+// Converge times how long it takes from the first update of the resolver until the policy has published a picker
+// over all n endpoints, with connections that are ready at once. The end is the moment at which that picker reached
+// the channel, so waiting on purpose is part of the time; asking pickers whether they cover everything is not.
+func Converge(b *testing.B, p Policy, n int) {
+	eps := lbtest.Endpoints(Fleet(n)...)
+	b.ReportAllocs()
+	b.StopTimer()
+	var total time.Duration
+	for range b.N {
+		r, err := newRig(p, false)
+		if err != nil {
+			b.Fatal(err)
+		}
+		runtime.GC() // what the previous round left is not this one's
+		b.StartTimer()
+		start := time.Now()
+		if err := r.update(eps); err != nil {
+			b.Fatal(err)
+		}
+		done, err := r.covered(0, n)
+		b.StopTimer()
+		if err != nil {
+			b.Fatal(err)
+		}
+		total += done.at.Sub(start)
+		r.Close()
+	}
+	b.ReportMetric(float64(total.Nanoseconds())/float64(b.N), "ns/op")
+}
+
+// Kind is what changes in [Change].
+type Kind string
+
+const (
+	// State: the instance's health service says NOT_SERVING, or SERVING again. The connection stays.
+	State Kind = "state"
+	// Labels: the registry has another label for the instance, which takes it out of one of the filters in use, or
+	// puts it back. The resolver sends the whole list, as it always does.
+	Labels Kind = "labels"
+)
+
+// Change times how long it takes from a change of one endpoint of n until the policy has published a picker that
+// knows it, with some filters in use, each of which one in ten of the endpoints meets and the changing one eight in
+// all. Changes come one at a time: before each, the policy is left alone for as long as it needs to see that things
+// are quiet, because what is asked here is what one change costs, not how many of a burst are put together.
+func Change(b *testing.B, p Policy, n, inUse int, k Kind) {
+	r, err := newRig(p, true)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer r.Close()
+	c, err := r.changer(n, inUse, k)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.StopTimer()
+	for i := range b.N {
+		<-time.After(c.quiet)
+		b.StartTimer()
+		if err := c.once(i%2 == 0); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+	}
+}
+
+// changer makes one endpoint change back and forth.
+type changer struct {
+	r      *Rig
+	kind   Kind
+	conn   *Conn
+	lists  [2][]gresolver.Endpoint // after an even and an odd number of changes
+	quiet  time.Duration           // how long to leave the policy alone
+	factor time.Duration
+}
+
+func (r *Rig) changer(n, inUse int, k Kind) (*changer, error) {
+	fleet := tagged(n)
+	c := &changer{r: r, kind: k, factor: 15}
+	c.lists[0] = lbtest.Endpoints(fleet...)
+	other := fleet[0].Clone()
+	delete(other.Labels, tag(0))
+	c.lists[1] = slices.Concat(lbtest.Endpoints(other), c.lists[0][1:])
+	if err := r.update(c.lists[0]); err != nil {
+		return nil, err
+	}
+	if _, err := r.covered(0, n); err != nil {
+		return nil, err
+	}
+	for _, conn := range r.ch.conns {
+		if conn.addr == fleet[0].Addr {
+			c.conn = conn
+		}
+	}
+	if c.conn == nil || c.conn.health == nil {
+		return nil, errors.New("the policy listens to nobody's health")
+	}
+	if r.policy.ours() {
+		if err := r.Use(inUse); err != nil {
+			return nil, err
+		}
+	}
+	// A few changes that nobody times say how long one takes.
+	for i := range 4 {
+		<-time.After(20 * time.Millisecond)
+		if err := c.once(i%2 == 0); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// once makes a change, there or back, and returns when the picker that knows it is published.
+func (c *changer) once(there bool) error {
+	seq, start := c.r.ch.current().seq, time.Now()
+	switch {
+	case c.kind == State && there:
+		c.conn.health(gbalancer.SubConnState{
+			ConnectivityState: connectivity.TransientFailure, ConnectionError: errNotServing,
+		})
+	case c.kind == State:
+		c.conn.health(gbalancer.SubConnState{ConnectivityState: connectivity.Ready})
+	case there:
+		if err := c.r.update(c.lists[1]); err != nil {
+			return err
+		}
+	default:
+		if err := c.r.update(c.lists[0]); err != nil {
+			return err
+		}
+	}
+	done, err := c.r.ch.await(seq, func(publication) bool { return true })
+	if err != nil {
+		return err
+	}
+	c.quiet = time.Millisecond + c.factor*done.at.Sub(start)
+	return nil
+}
+
+var errNotServing = errors.New("NOT_SERVING")
+
+// Memory measures how many bytes a policy holds for each of n endpoints that are connected, as the difference that
+// it makes to a heap from which all garbage is gone. The channel is part of it: [ChannelOnly] measures that alone.
+func Memory(b *testing.B, p Policy, n, inUse int) {
+	var fleet []registry.Instance
+	if inUse > 0 {
+		fleet = tagged(n)
+	} else {
+		fleet = Fleet(n)
+	}
+	eps := lbtest.Endpoints(fleet...)
+	var total float64
+	for range b.N {
+		before := heap()
+		r, err := newRig(p, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := r.update(eps); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := r.covered(0, n); err != nil {
+			b.Fatal(err)
+		}
+		if p.ours() {
+			if err := r.Use(inUse); err != nil {
+				b.Fatal(err)
+			}
+		}
+		total += float64(heap()) - float64(before)
+		r.Close()
+	}
+	runtime.KeepAlive(eps)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(total/float64(b.N)/float64(n), "B/endpoint")
+}
+
+// heap is the size of what is alive.
+func heap() uint64 {
+	for range 3 { // pools give up what they hold at the second collection
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
