@@ -22,15 +22,20 @@ import (
 // outage is how long a registry is away: longer than the TTL of its records.
 const outage = 30 * time.Second
 
-// gullible is a watcher as others write it: it takes an outage of the registry for an empty service.
+// gullible is a watcher as others write it: it takes an outage of the registry for an empty service, and goes on.
 type gullible struct{ registry.Watcher }
 
 func (w gullible) Watch(ctx context.Context, service string, update func([]registry.Instance)) error {
-	err := w.Watcher.Watch(ctx, service, update)
-	if err != nil && ctx.Err() == nil {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := w.Watcher.Watch(ctx, service, update)
+		if ctx.Err() != nil {
+			return err
+		}
 		update(nil)
+		<-tick.C
 	}
-	return err
 }
 
 // Each row does something to Consul while the instances serve on, once with the library as it is and once without
