@@ -49,6 +49,21 @@ func With(ctx context.Context, rec Record) context.Context {
 	return &recordContext{Context: ctx, rec: rec}
 }
 
+// Begin starts a call: a context that carries what ctx carried and a new Call. It allocates once. tried is shared by
+// the attempts of one logical call; nil means none.
+func Begin(ctx context.Context, kind Kind, tried *Tried) (context.Context, *Call) {
+	c := &callContext{recordContext: recordContext{Context: ctx, rec: Copy(ctx)}}
+	c.call.Kind, c.call.Tried = kind, tried
+	c.rec.Call = &c.call
+	return c, &c.call
+}
+
+// callContext is a recordContext with room for the call, so that both are one allocation.
+type callContext struct {
+	recordContext
+	call Call
+}
+
 // From returns the record in ctx, or nil. The record must not be modified.
 func From(ctx context.Context) *Record {
 	r, _ := ctx.Value(key{}).(*Record)
