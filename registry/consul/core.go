@@ -2,16 +2,42 @@ package consul
 
 import "time"
 
-// nextIndex is the rule for the index of the next blocking query, after an answer with index got to a query with
-// index asked. An index that went backwards means that the servers were restored or restarted: the next query
-// starts over. An index of 0, which would make the next query not block at all, is taken as 1.
-// (HashiCorp, "Blocking Queries": Implementation Details.) After an error, too, a query starts over at 0: a watch
-// ends with its error, and the next one is new.
-func nextIndex(asked, got uint64) uint64 {
-	if got < asked {
-		return 0
+// cursor is where one watch stands: the index of its next blocking query. The rules are HashiCorp's ("Blocking
+// Queries": Implementation Details), and one more: an index belongs to the connection that it came over. A server
+// that restarted empty between two queries is asked for what comes after an index that it will not reach for
+// minutes, and nothing fails: the query just stays open while changes pass by. A new connection is the only sign of
+// that, so the watch starts over then. The zero value is a watch that begins.
+type cursor struct {
+	index uint64 // 0 asks for the state as it is, at once
+	fresh bool   // the last answer was to such a query; the next query follows at once
+}
+
+// answered takes the index of an answer. It reports whether the answer can be new: one with the index that was
+// asked for says only that the time is over.
+func (c *cursor) answered(got uint64) bool {
+	asked := c.index
+	c.fresh = asked == 0
+	switch {
+	case got < asked:
+		// The servers were restored or restarted: start over.
+		c.index = 0
+	default:
+		// 0 would make the next query not block at all.
+		c.index = max(got, 1)
 	}
-	return max(got, 1)
+	return asked == 0 || got != asked
+}
+
+// moved says that a query goes over another connection than the last answer came over; again says that it had gone
+// over one already, which net/http lost and replaced. It reports whether the watch must start over instead. It need
+// not when an answer to a query without an index has only just come: so a client that has a new connection for
+// every request starts over every other time, not for ever.
+func (c *cursor) moved(again bool) bool {
+	if c.index == 0 || c.fresh && !again {
+		return false
+	}
+	*c = cursor{}
+	return true
 }
 
 const (

@@ -5,23 +5,49 @@ import (
 	"time"
 )
 
-func TestNextIndex(t *testing.T) {
+// TestCursor follows watches through answers and new connections.
+func TestCursor(t *testing.T) {
 	t.Parallel()
+	type event struct {
+		got   uint64 // the index of an answer
+		moved int    // instead: the query goes over a new connection, for the first or second time
+		yes   bool   // the answer can be new; the watch starts over
+		next  uint64
+	}
+	const max = 1<<64 - 1
 	for _, c := range []struct {
-		what             string
-		asked, got, want uint64
+		what   string
+		events []event
 	}{
-		{"first answer", 0, 17, 17},
-		{"nothing happened", 17, 17, 17},
-		{"something happened", 17, 18, 18},
-		{"restarted or restored: start over", 17, 3, 0},
-		{"backwards by one", 17, 16, 0},
-		{"an answer without an index must not make the next query spin", 0, 0, 1},
-		{"the index got lost", 17, 0, 0},
-		{"the largest", 1<<64 - 1, 1<<64 - 1, 1<<64 - 1},
+		{"a quiet life", []event{{got: 17, yes: true, next: 17}, {got: 17, next: 17}, {got: 18, yes: true, next: 18}}},
+		{"restarted or restored: start over", []event{
+			{got: 17, yes: true, next: 17}, {got: 3, yes: true, next: 0}, {got: 3, yes: true, next: 3}}},
+		{"backwards by one", []event{{got: 17, yes: true, next: 17}, {got: 16, yes: true, next: 0}}},
+		{"an answer without an index must not make the next query spin", []event{
+			{got: 0, yes: true, next: 1}, {got: 1, next: 1}, {got: 0, yes: true, next: 0}, {got: 0, yes: true, next: 1}}},
+		{"the largest", []event{{got: max, yes: true, next: max}, {got: max, next: max}}},
+		{"another connection at the first query", []event{{moved: 1, next: 0}, {got: 17, yes: true, next: 17}}},
+		{"another connection right after a query without an index", []event{
+			{got: 17, yes: true, next: 17}, {moved: 1, next: 17}, {got: 18, yes: true, next: 18}}},
+		{"another connection later", []event{
+			{got: 17, yes: true, next: 17}, {got: 18, yes: true, next: 18}, {moved: 1, yes: true, next: 0},
+			{moved: 1, next: 0}, {got: 5, yes: true, next: 5}, {moved: 1, next: 5}}},
+		{"net/http repeats a query that is under way", []event{
+			{got: 17, yes: true, next: 17}, {moved: 1, next: 17}, {moved: 2, yes: true, next: 0}}},
+		{"net/http repeats a query without an index", []event{{moved: 1, next: 0}, {moved: 2, next: 0}}},
 	} {
-		if got := nextIndex(c.asked, c.got); got != c.want {
-			t.Errorf("%s: nextIndex(%d, %d) = %d, want %d", c.what, c.asked, c.got, got, c.want)
+		var cur cursor
+		for i, e := range c.events {
+			var yes bool
+			if e.moved > 0 {
+				yes = cur.moved(e.moved > 1)
+			} else {
+				yes = cur.answered(e.got)
+			}
+			if yes != e.yes || cur.index != e.next {
+				t.Errorf("%s: event %d, %+v: %v and index %d", c.what, i, e, yes, cur.index)
+				break
+			}
 		}
 	}
 }

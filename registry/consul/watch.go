@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/http/httptrace"
 	"slices"
 	"sync"
 	"time"
@@ -49,16 +51,20 @@ func (r *Registry) Watch(ctx context.Context, service string, update func([]regi
 // watch returns why it ended.
 func (r *Registry) watch(ctx context.Context, service string, update func([]registry.Instance)) error {
 	var (
-		index uint64
+		q     = querier{r: r, service: service}
 		pace  pace
 		last  []registry.Instance
 		first = true
 	)
 	for {
-		if !sleep(ctx, pace.reserve(r.now())) {
+		// What follows a query without an index does so at once, since cursor relies on that; every other waits.
+		if !q.cursor.fresh && !sleep(ctx, pace.reserve(r.now())) {
 			return ctx.Err()
 		}
-		entries, meta, err := r.query(ctx, service, index)
+		entries, meta, err := q.ask(ctx)
+		if errors.Is(err, errMoved) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -67,10 +73,8 @@ func (r *Registry) watch(ctx context.Context, service string, update func([]regi
 				return err
 			}
 		}
-		same := !first && index != 0 && meta.LastIndex == index
-		index = nextIndex(index, meta.LastIndex)
-		if same {
-			continue // WaitTime is over and nothing happened
+		if !q.cursor.answered(meta.LastIndex) && !first {
+			continue
 		}
 		ins, faults := decodeAll(entries)
 		r.faults.report(service, faults)
@@ -88,24 +92,58 @@ func (r *Registry) watch(ctx context.Context, service string, update func([]regi
 	}
 }
 
-// query asks once: at once if index is 0, else when something has changed since index.
-func (r *Registry) query(ctx context.Context, service string, index uint64) ([]*api.ServiceEntry, *api.QueryMeta, error) {
-	q := &api.QueryOptions{
+// errMoved says that a query was given up because its index does not belong to its connection; see cursor.
+var errMoved = errors.New("the connection is another")
+
+// querier asks the queries of one watch, one after the other.
+type querier struct {
+	r       *Registry
+	service string
+	cursor  cursor
+
+	mu   sync.Mutex // guards conn, and the cursor while a query is under way: net/http calls back when it likes
+	conn net.Conn   // what the last query went over; only compared
+}
+
+// ask asks once: at once if the cursor is at the beginning, else when something has changed.
+func (q *querier) ask(ctx context.Context) ([]*api.ServiceEntry, *api.QueryMeta, error) {
+	r := q.r
+	o := &api.QueryOptions{
 		Token:             r.secrets.token(),
 		AllowStale:        r.cfg.Consistency == ConsistencyStale,
 		RequireConsistent: r.cfg.Consistency == ConsistencyStrong,
-		WaitIndex:         index,
+		WaitIndex:         q.cursor.index,
 	}
 	limit := requestTime
-	if index != 0 {
+	if o.WaitIndex != 0 {
 		// Less a tenth at random, so that a thousand watches that began together do not come back together.
-		q.WaitTime = r.cfg.WaitTime - time.Duration(r.random()*float64(r.cfg.WaitTime)/10)
+		o.WaitTime = r.cfg.WaitTime - time.Duration(r.random()*float64(r.cfg.WaitTime)/10)
 		limit = r.cfg.WaitTime + r.cfg.WaitTime/16 + slack
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, errNoAnswer)
-	defer cancel()
-	entries, meta, err := r.client.Health().ServiceMultipleTags(service, r.cfg.WatchTags, true, q.WithContext(ctx))
-	if err != nil && context.Cause(ctx) == errNoAnswer {
+	ctx, stop := context.WithTimeoutCause(ctx, limit, errNoAnswer)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	again, over := false, false
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if over {
+			return // it was cancelled meanwhile
+		}
+		if info.Conn != q.conn && q.cursor.moved(again) {
+			cancel(errMoved)
+		}
+		q.conn, again = info.Conn, true
+	}})
+	entries, meta, err := r.client.Health().ServiceMultipleTags(q.service, r.cfg.WatchTags, true, o.WithContext(traced))
+	q.mu.Lock()
+	over = true
+	q.mu.Unlock()
+	switch cause := context.Cause(ctx); {
+	case cause == errMoved:
+		return nil, nil, errMoved
+	case err != nil && cause == errNoAnswer:
 		err = fmt.Errorf("no answer within %v: Consul is frozen or cannot be reached", limit)
 	}
 	return entries, meta, err
