@@ -8,7 +8,7 @@ import (
 // eject takes e out after a run of failures that err ended.
 func (p *policy) eject(e *Endpoint, err error) {
 	p.mu.Lock()
-	if e.phase() != healthy || e.child.e != e || p.closed { // another call was faster, or the instance has left
+	if e.phase() != healthy || e.gone() || p.closed { // another call was faster, or the instance has left
 		p.mu.Unlock()
 		return
 	}
@@ -22,6 +22,7 @@ func (p *policy) putOut(e *Endpoint, reason string) {
 	now := p.clock.Now()
 	length := e.sentence.eject(now, &p.settings.judge, p.rand())
 	e.phaseNow.Store(uint32(ejected))
+	e.giveUp() // or a probing call that hangs would keep the next one away
 	p.sick[e] = struct{}{}
 	p.counts.Ejections++
 	p.markDirty(e.child)
@@ -34,22 +35,26 @@ func (p *policy) heal(e *Endpoint, reason string) {
 	e.sentence.clear(p.clock.Now())
 	e.observe(func(h health) health { return h & (1<<32 - 1) }) // no run of failures is left to count on
 	e.phaseNow.Store(uint32(healthy))
+	e.giveUp()
 	delete(p.sick, e)
 	p.counts.Returns++
 	p.markDirty(e.child)
 	p.tell(Event{Kind: Returned, ID: e.id.ID, Addr: e.id.Addr, Reason: reason, Ejections: e.sentence.level})
 }
 
-// probe notes that the call which claimed e is under way, and when it counts as failed.
-func (p *policy) probe(e *Endpoint, stream bool) {
+// probe notes that the call which claimed e is under way, and when it counts as failed. It is not to be sent there as
+// a probing call, and probe reports false, if others have decided about e since it was claimed.
+func (p *policy) probe(e *Endpoint, claim uint32, stream bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if e.phase() != probing || p.closed {
-		return
+	if e.phase() != probing || e.claimed.Load() != claim || p.closed {
+		e.unclaim(claim)
+		return false
 	}
 	e.sentence.probeEnd = p.clock.Now() + p.settings.judge.probe
 	e.sentence.stream = stream
 	p.arm(e.sentence.probeEnd)
+	return true
 }
 
 // release ends a probing call that has decided nothing.
@@ -73,7 +78,7 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 		}
 		e.sentence.probeEnd = 0
 	}
-	if e.child.e != e || p.closed {
+	if e.gone() || p.closed {
 		p.mu.Unlock()
 		return
 	}
@@ -121,7 +126,7 @@ func (p *policy) ticked() {
 			p.markDirty(e.child)
 			continue
 		}
-		e.unclaim(e.claimed.Load())
+		e.giveUp()
 		e.sentence.probeEnd = 0
 		if !e.sentence.stream { // a stream that is open may be a healthy one
 			p.putOut(e, fmt.Sprintf("a probing call did not end within %v", time.Duration(p.settings.judge.probe)))

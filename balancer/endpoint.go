@@ -110,3 +110,13 @@ func (e *Endpoint) claim() uint32 {
 
 // unclaim ends the probing call with this number; false if it had been given up before.
 func (e *Endpoint) unclaim(n uint32) bool { return e.claimed.CompareAndSwap(n, n+1) }
+
+// giveUp ends the probing call under way, if there is one, so that its end decides nothing and another may begin.
+func (e *Endpoint) giveUp() {
+	if n := e.claimed.Load(); n&1 == 1 {
+		e.unclaim(n)
+	}
+}
+
+// gone reports whether e's life is over: the instance left, or another has its place. policy.mu is held.
+func (e *Endpoint) gone() bool { return e.child.e != e || e.child.closed }

@@ -49,8 +49,8 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 		ask.Now = k.p.clock.Now()
 	}
 	if len(set.probes) > 0 {
-		if e, claim := set.claim(k.p.rand(), call); e != nil {
-			k.p.probe(e, kindOf(call, info.FullMethodName) == callctx.Stream)
+		e, claim := set.claim(k.p.rand(), call)
+		if e != nil && k.p.probe(e, claim, kindOf(call, info.FullMethodName) == callctx.Stream) {
 			return k.start(info, e, call, ask.Now, claim, false)
 		}
 	}

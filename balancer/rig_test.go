@@ -3,6 +3,7 @@ package balancer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -15,6 +16,7 @@ import (
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	gresolver "google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/status"
 
@@ -350,4 +352,18 @@ func checkUniform(t testing.TB, what string, counts []int) {
 		expected[i] = float64(total) / float64(len(counts))
 	}
 	checkExpected(t, what, counts, expected)
+}
+
+var errRefused = errors.New("connection refused")
+
+// drop breaks the connection to addr, and lets the policy do about it what it does.
+func (r *rig) drop(addr string) {
+	r.cc.Conn(addr).Move(connectivity.Idle, nil)
+	r.flush()
+}
+
+// reconnect ends the backoff of a connection that was refused.
+func (r *rig) reconnect(addr string) {
+	r.cc.Conn(addr).Move(connectivity.Idle, nil)
+	r.flush()
 }
