@@ -33,7 +33,6 @@ package memory
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -137,13 +136,10 @@ type registration struct {
 	name string
 	seq  uint64
 
-	in     registry.Instance
-	closed bool
-	lost   bool        // the registry restarted, and the record is not back yet
-	timer  *time.Timer // puts a lost record back; nil if that is not planned
+	in    registry.Instance
+	lost  bool        // the registry restarted, and the record is not back yet
+	timer *time.Timer // puts a lost record back; nil if that is not planned
 }
-
-var errClosed = errors.New("memory: the registration is closed")
 
 // Update implements [registry.Registration]. It never waits, so its context is not consulted.
 func (g *registration) Update(_ context.Context, in registry.Instance) error {
@@ -154,15 +150,12 @@ func (g *registration) Update(_ context.Context, in registry.Instance) error {
 
 	g.r.mu.Lock()
 	defer g.r.mu.Unlock()
-	if g.closed {
-		return fmt.Errorf("update of instance %q of service %q: %w", g.in.ID, g.name, errClosed)
-	}
 	if err := sameEndpoint(g.in, in); err != nil {
 		return err
 	}
 	if g.s.owners[in.ID] != g {
-		return fmt.Errorf("memory: update of instance %q of service %q: another registration has taken this ID over",
-			in.ID, g.name)
+		return fmt.Errorf("memory: update of instance %q of service %q: want an open registration: this one is closed, "+
+			"or another has taken the ID over", in.ID, g.name)
 	}
 	if !g.lost && g.in.Equal(in) {
 		return nil
@@ -181,7 +174,8 @@ func sameEndpoint(old, in registry.Instance) error {
 	case in.ID != old.ID:
 		return fmt.Errorf("%w: update of instance %q: ID = %q, want it unchanged", registry.ErrInvalid, old.ID, in.ID)
 	case in.Addr != old.Addr:
-		return fmt.Errorf("%w: update of instance %q: Addr = %q, want %q as before", registry.ErrInvalid, old.ID, in.Addr, old.Addr)
+		return fmt.Errorf("%w: update of instance %q: Addr = %q, want %q as before",
+			registry.ErrInvalid, old.ID, in.Addr, old.Addr)
 	case !slices.Equal(in.AltAddrs, old.AltAddrs):
 		return fmt.Errorf("%w: update of instance %q: AltAddrs = %q, want %q as before",
 			registry.ErrInvalid, old.ID, in.AltAddrs, old.AltAddrs)
@@ -194,15 +188,11 @@ func sameEndpoint(old, in registry.Instance) error {
 func (g *registration) Close(context.Context) error {
 	g.r.mu.Lock()
 	defer g.r.mu.Unlock()
-	if g.closed {
-		return nil
-	}
-	g.closed = true
-	g.stopTimerLocked()
 	id := g.in.ID
 	if g.s.owners[id] != g {
-		return nil // the record is another's now
+		return nil // closed before, or the record is another's now
 	}
+	g.stopTimerLocked()
 	delete(g.s.owners, id)
 	if rec := g.s.records[id]; rec != nil && rec.seq == g.seq {
 		delete(g.s.records, id)

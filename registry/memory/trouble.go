@@ -64,9 +64,7 @@ func (r *Registry) Restart() {
 		s.notifyLocked()
 		r.tidyLocked(name, s)
 	}
-	if r.outage == nil {
-		r.putBackLocked()
-	}
+	r.putBackLocked() // comes to nothing in an outage; Recover plans it anew
 }
 
 // putBackLocked plans the return of every lost record, in the order of their age.
@@ -91,7 +89,7 @@ func (r *Registry) putBackLocked() {
 func (g *registration) putBack() {
 	g.r.mu.Lock()
 	defer g.r.mu.Unlock()
-	if g.lost && !g.closed && g.r.outage == nil && g.s.owners[g.in.ID] == g {
+	if g.lost && g.r.outage == nil && g.s.owners[g.in.ID] == g {
 		g.putLocked()
 	}
 }

@@ -78,6 +78,14 @@ func TestWritesWhileARecordIsLost(t *testing.T) {
 			t.Error(err)
 		}
 		h.want(t, "b") // an update writes the record, so it need not wait
+		r.Restart()
+		h.want(t, "")
+		if err := b.Update(t.Context(), next); err != nil {
+			t.Error(err)
+		}
+		h.want(t, "b")              // even one that changes nothing
+		b.(*registration).putBack() // a timer that fires while it is being stopped comes too late
+		h.want(t)
 		closeAll(t, a)
 		afterRestart()
 		h.want(t)
@@ -144,9 +152,15 @@ func TestRestartDuringAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New()
 		a, b, c := register(t, r, instance("a", 1)), register(t, r, instance("b", 2)), register(t, r, instance("c", 3))
-		r.Restart() // its timers run into the outage
+		r.Restart()
 		r.Fail(nil)
+		afterRestart() // its timers run into the outage
+		r.Recover()
+		h := follow(t, r, nil)
+		h.want(t, "") // nobody could put a record back before
 		afterRestart()
+		h.want(t, "a", "a b", "a b c")
+		r.Fail(nil)
 		r.Restart()
 		next := instance("a", 1)
 		next.Version = "2.0.0"
@@ -158,8 +172,8 @@ func TestRestartDuringAnOutage(t *testing.T) {
 		}
 		afterRestart()
 		r.Recover()
-		h := follow(t, r, nil)
-		h.want(t, "") // nobody could put a record back before
+		h = follow(t, r, nil)
+		h.want(t, "")
 		afterRestart()
 		h.want(t, "a", "a c")
 		if h.last[0].Version != "2.0.0" {
@@ -180,9 +194,14 @@ func TestForeignRecords(t *testing.T) {
 		h.want(t, "dead mine")
 		remove := r.PutForeign(orders, registry.Instance{ID: "mine", Addr: "malformed"}) // overwritten by somebody
 		h.want(t, "dead")
+		remove()
+		remove()
+		taken := r.PutForeign(orders, instance("mine", 3))
+		h.want(t, "dead mine")
 		closeAll(t, mine) // which removes its own record only
-		remove()
-		remove()
+		h.want(t)
+		taken()
+		h.want(t, "dead")
 		removeDead()
 		h.want(t, "")
 		again := r.PutForeign(orders, instance("dead", 1))

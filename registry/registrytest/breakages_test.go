@@ -3,7 +3,6 @@ package registrytest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -104,12 +103,13 @@ var brokenWatches = []breakage{
 			return f.Registry.Watch(context.Background(), service, update)
 		}
 	}},
-	{"ends without an error", "WatchEndsWithItsContext", "Watch whose context was cancelled = <nil>", func(f *faulty) {
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			f.Registry.Watch(ctx, service, update)
-			return nil
-		}
-	}},
+	{"ends without an error", "WatchEndsWithItsContext",
+		"Watch whose context was cancelled = <nil>", func(f *faulty) {
+			f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
+				f.Registry.Watch(ctx, service, update)
+				return nil
+			}
+		}},
 	{"leaves a goroutine", "WatchLeavesNoGoroutine", "20 watches that ended left 20 goroutines", func(f *faulty) {
 		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
 			go f.Registry.Watch(context.Background(), service, func([]registry.Instance) {})
@@ -128,33 +128,35 @@ var brokenWatches = []breakage{
 			in.Services = shared[in.ID]
 		})
 	}},
-	{"a watcher blocks writers", "SlowWatcherHoldsNobodyUp", "Register, while another watch is busy", func(f *faulty) {
-		var mu sync.RWMutex
-		f.register = func(service string, in registry.Instance) (registry.Registration, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			return f.Registry.Register(context.Background(), service, in)
-		}
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			return f.Registry.Watch(ctx, service, func(ins []registry.Instance) {
-				mu.RLock()
-				defer mu.RUnlock()
-				update(ins)
-			})
-		}
-	}},
-	{"drops what comes while busy", "SlowWatcherHoldsNobodyUp", "the latest set, once the slow watch has time", func(f *faulty) {
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			return watchWhile(ctx, f.Registry, service, func(busy *atomic.Bool, ins []registry.Instance, run func(func())) {
-				if busy.CompareAndSwap(false, true) {
-					run(func() {
-						defer busy.Store(false)
-						update(ins)
-					})
-				}
-			})
-		}
-	}},
+	{"a watcher blocks writers", "SlowWatcherHoldsNobodyUp",
+		"Register, while another watch is busy", func(f *faulty) {
+			var mu sync.RWMutex
+			f.register = func(service string, in registry.Instance) (registry.Registration, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return f.Registry.Register(context.Background(), service, in)
+			}
+			f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
+				return f.Registry.Watch(ctx, service, func(ins []registry.Instance) {
+					mu.RLock()
+					defer mu.RUnlock()
+					update(ins)
+				})
+			}
+		}},
+	{"drops what comes while busy", "SlowWatcherHoldsNobodyUp",
+		"the latest set, once the slow watch has time", func(f *faulty) {
+			f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
+				return watchWhile(ctx, f.Registry, service, func(busy *atomic.Bool, ins []registry.Instance, run func(func())) {
+					if busy.CompareAndSwap(false, true) {
+						run(func() {
+							defer busy.Store(false)
+							update(ins)
+						})
+					}
+				})
+			}
+		}},
 	{"updates overlap", "SlowWatcherHoldsNobodyUp", "an update while another was being delivered", func(f *faulty) {
 		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
 			return watchWhile(ctx, f.Registry, service, func(_ *atomic.Bool, ins []registry.Instance, run func(func())) {
@@ -243,9 +245,10 @@ var brokenRecords = []breakage{
 			}
 		})
 	}},
-	{"values are cut", "LimitsRefuseNeverTruncate", "a value one byte longer than the longest, unchanged", func(f *faulty) {
-		f.see = values(func(v string) string { return v[:min(len(v), 512)] })
-	}},
+	{"values are cut", "LimitsRefuseNeverTruncate",
+		"a value one byte longer than the longest, unchanged", func(f *faulty) {
+			f.see = values(func(v string) string { return v[:min(len(v), 512)] })
+		}},
 	{"weight 0 becomes 100", "WeightZeroIsOne", "weight 0 or 1", func(f *faulty) {
 		f.see = each(func(in *registry.Instance) {
 			if in.Weight == 0 {
@@ -253,17 +256,18 @@ var brokenRecords = []breakage{
 			}
 		})
 	}},
-	{"keys are cleaned up", "ForbiddenKeysAreRefused", `label key "with space": Register accepted it`, func(f *faulty) {
-		f.register = func(service string, in registry.Instance) (registry.Registration, error) {
-			in = in.Clone()
-			for k := range in.Labels {
-				if registry.CheckLabelKey(k) != nil {
-					delete(in.Labels, k)
+	{"keys are cleaned up", "ForbiddenKeysAreRefused",
+		`label key "with space": Register accepted it`, func(f *faulty) {
+			f.register = func(service string, in registry.Instance) (registry.Registration, error) {
+				in = in.Clone()
+				for k := range in.Labels {
+					if registry.CheckLabelKey(k) != nil {
+						delete(in.Labels, k)
+					}
 				}
+				return f.Registry.Register(context.Background(), service, in)
 			}
-			return f.Registry.Register(context.Background(), service, in)
-		}
-	}},
+		}},
 	{"writes, then refuses", "ForbiddenKeysAreRefused", "only the witness, since this was refused", func(f *faulty) {
 		f.register = func(service string, in registry.Instance) (registry.Registration, error) {
 			if in.Validate() != nil {
@@ -294,15 +298,16 @@ var brokenRecords = []breakage{
 			return ins
 		}
 	}},
-	{"refuses with any error", "InvalidInstancesAreRefused", "want an error that wraps registry.ErrInvalid", func(f *faulty) {
-		f.register = func(service string, in registry.Instance) (registry.Registration, error) {
-			g, err := f.Registry.Register(context.Background(), service, in)
-			if err != nil {
-				return nil, errors.New(err.Error())
+	{"refuses with any error", "InvalidInstancesAreRefused",
+		"want an error that wraps registry.ErrInvalid", func(f *faulty) {
+			f.register = func(service string, in registry.Instance) (registry.Registration, error) {
+				g, err := f.Registry.Register(context.Background(), service, in)
+				if err != nil {
+					return nil, errors.New(err.Error())
+				}
+				return g, nil
 			}
-			return g, nil
-		}
-	}},
+		}},
 	{"updates are not judged", "InvalidInstancesAreRefused", "Update = <nil>", func(f *faulty) {
 		f.update = func(g *faultyRegistration, in registry.Instance) error {
 			g.Registration.Update(context.Background(), in)
@@ -316,236 +321,6 @@ var brokenRecords = []breakage{
 				return nil
 			}
 			return g.Registration.Update(context.Background(), in)
-		}
-	}},
-}
-
-var brokenLives = []breakage{
-	{"never deregisters", "DeregistrationIsSeen", "the other two", func(f *faulty) {
-		f.close = func(*faultyRegistration) error { return nil }
-	}},
-	{"one leaves, all leave", "DeregistrationIsSeen", "the other two|without the instance that stayed", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			f.mu.Lock()
-			all := slices.Clone(f.all)
-			f.mu.Unlock()
-			for _, g := range all {
-				g.Registration.Close(context.Background())
-			}
-			return nil
-		}
-	}},
-	{"first page only", "HundredAtOnce", "100 instances that were registered at once", func(f *faulty) {
-		f.see = func(ins []registry.Instance) []registry.Instance { return ins[:min(len(ins), 50)] }
-	}},
-	{"oldest wins an address", "SameAddressNewestWins", "the newer of two instances at one address", func(f *faulty) {
-		unwrapAddrs(f, func(ins []registry.Instance) []registry.Instance {
-			seen := make(map[string]bool)
-			return slices.DeleteFunc(ins, func(in registry.Instance) bool {
-				dup := seen[in.Addr]
-				seen[in.Addr] = true
-				return dup
-			})
-		})
-	}},
-	{"an address twice", "SameAddressNewestWins", "the newer of two instances at one address", func(f *faulty) {
-		unwrapAddrs(f, func(ins []registry.Instance) []registry.Instance { return ins })
-	}},
-	{"a known address stays the old instance", "SameAddressNewestWins", "a new ID at a known address|the newer of two", func(f *faulty) {
-		var mu sync.Mutex
-		known := make(map[string]string)
-		f.see = each(func(in *registry.Instance) {
-			mu.Lock()
-			defer mu.Unlock()
-			if known[in.Addr] == "" {
-				known[in.Addr] = in.ID
-			}
-			in.ID = known[in.Addr]
-		})
-	}},
-	{"deregisters by ID", "SameIDNewestWins", "the newer record, and a witness|without the newer record", func(f *faulty) {
-		f.close = closeByID(f)
-	}},
-	{"a second Close fails", "CloseTwice", "Close = closed", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			if f.is(&g.closed) {
-				return errors.New("closed")
-			}
-			f.set(&g.closed, true)
-			return g.Registration.Close(context.Background())
-		}
-	}},
-	{"a second Close removes again", "CloseTwice", "a second Close removed another|Update.* =|not seen within", func(f *faulty) {
-		f.close = closeByID(f)
-	}},
-	{"Update works after Close", "UpdateAfterClose", "Update after Close = nil", func(f *faulty) {
-		f.update = func(g *faultyRegistration, in registry.Instance) error {
-			g.Registration.Update(context.Background(), in)
-			return nil
-		}
-	}},
-	{"Update after Close revives", "UpdateAfterClose", "came back after Close|the witness leaves", func(f *faulty) {
-		f.update = func(g *faultyRegistration, in registry.Instance) error {
-			err := g.Registration.Update(context.Background(), in)
-			if err != nil {
-				g.again()
-			}
-			return err
-		}
-	}},
-	{"a late write revives", "UpdatesRaceWithClose", "an empty set, after Close among updates", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			err := g.Registration.Close(context.Background())
-			if g.updates > 8 {
-				g.again()
-			}
-			return err
-		}
-	}},
-}
-
-// closeByID returns a Close that removes whatever has the registration's ID.
-func closeByID(f *faulty) func(*faultyRegistration) error {
-	return func(g *faultyRegistration) error {
-		f.mu.Lock()
-		all := slices.Clone(f.all)
-		f.mu.Unlock()
-		for _, o := range all {
-			if o.service == g.service && o.first.ID == g.first.ID {
-				o.Registration.Close(context.Background())
-			}
-		}
-		return nil
-	}
-}
-
-// unwrapAddrs stores every instance under an address of its own, so that nothing is hidden, and has watchers see what
-// pick leaves of them.
-func unwrapAddrs(f *faulty, pick func([]registry.Instance) []registry.Instance) {
-	f.register = func(service string, in registry.Instance) (registry.Registration, error) {
-		in.Addr = in.ID + "." + in.Addr
-		return f.Registry.Register(context.Background(), service, in)
-	}
-	f.update = func(g *faultyRegistration, in registry.Instance) error {
-		in.Addr = in.ID + "." + in.Addr
-		return g.Registration.Update(context.Background(), in)
-	}
-	f.see = func(ins []registry.Instance) []registry.Instance {
-		return pick(each(func(in *registry.Instance) { in.Addr = strings.TrimPrefix(in.Addr, in.ID+".") })(ins))
-	}
-}
-
-var brokenInTrouble = []breakage{
-	{"a malformed record hides others", "MalformedRecordIsSkipped", "both instances, beside a malformed record|made another disappear", func(f *faulty) {
-		f.see = func(ins []registry.Instance) []registry.Instance {
-			if f.is(&f.alien) {
-				return nil
-			}
-			return ins
-		}
-	}},
-	{"a malformed record is served", "MalformedRecordIsSkipped", "both instances, beside a malformed record", func(f *faulty) {
-		f.see = func(ins []registry.Instance) []registry.Instance {
-			if f.is(&f.alien) {
-				ins = append(ins, registry.Instance{ID: "foreign", Addr: "no port"})
-			}
-			return ins
-		}
-	}},
-	{"a malformed record ends the watch", "MalformedRecordIsSkipped", "a malformed record ended the watch", func(f *faulty) {
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			inner, cancel := context.WithCancel(ctx)
-			defer cancel()
-			before := f.is(&f.alien)
-			err := f.Registry.Watch(inner, service, func(ins []registry.Instance) {
-				update(ins)
-				if !before && f.is(&f.alien) {
-					cancel()
-				}
-			})
-			if ctx.Err() == nil {
-				return fmt.Errorf("cannot parse a record")
-			}
-			return err
-		}
-	}},
-	{"forgotten is forgotten", "RegistrationOutlivesRestart", "every record, put back", func(f *faulty) {
-		f.restart = func() {
-			f.mu.Lock()
-			all := slices.Clone(f.all)
-			f.mu.Unlock()
-			for _, g := range all {
-				g.Registration.Close(context.Background())
-			}
-		}
-	}},
-	{"puts back what was registered first", "RegistrationOutlivesRestart", "every record, put back", func(f *faulty) {
-		f.restart = func() {
-			f.mu.Lock()
-			all := slices.Clone(f.all)
-			f.mu.Unlock()
-			for _, g := range all {
-				g.Registration.Update(context.Background(), g.first)
-			}
-		}
-	}},
-	{"puts back who left", "RegistrationOutlivesRestart", "every record, put back|came back after Close", func(f *faulty) {
-		f.restart = func() {
-			f.mu.Lock()
-			all := slices.Clone(f.all)
-			f.mu.Unlock()
-			for _, g := range all {
-				if g.first.ID == "gone" {
-					g.again()
-				}
-			}
-		}
-	}},
-	{"an outage is an empty set", "OutageIsAnError", "an update in the outage: .*, want none", func(f *faulty) {
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			err := f.Registry.Watch(ctx, service, update)
-			if ctx.Err() == nil {
-				update(nil)
-			}
-			return err
-		}
-	}},
-	{"waits an outage out", "OutageIsAnError", "no error within .*: the outage ends a watch", func(f *faulty) {
-		f.watch = func(ctx context.Context, service string, update func([]registry.Instance)) error {
-			err := f.Registry.Watch(ctx, service, update)
-			<-ctx.Done()
-			return err
-		}
-	}},
-	{"Register fails in an outage", "WritesDuringAnOutageArrive", "Register in an outage = unreachable", func(f *faulty) {
-		f.register = func(service string, in registry.Instance) (registry.Registration, error) {
-			if f.is(&f.down) {
-				return nil, errors.New("unreachable")
-			}
-			return f.Registry.Register(context.Background(), service, in)
-		}
-	}},
-	{"Update is lost in an outage", "WritesDuringAnOutageArrive", "what was written in the outage", func(f *faulty) {
-		f.update = func(g *faultyRegistration, in registry.Instance) error {
-			if f.is(&f.down) {
-				return nil
-			}
-			return g.Registration.Update(context.Background(), in)
-		}
-	}},
-	{"Close hides an outage", "CloseDuringAnOutageHolds", "Close in an outage = nil", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			g.Registration.Close(context.Background())
-			return nil
-		}
-	}},
-	{"Close gives up in an outage", "CloseDuringAnOutageHolds", "only the instance that was not closed", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			if f.is(&f.down) && !f.is(&g.closed) {
-				f.set(&g.closed, true)
-				return errors.New("unreachable")
-			}
-			return nil
 		}
 	}},
 }

@@ -70,7 +70,9 @@ func everyField(b *bench) {
 			ID: "everything", Addr: "192.0.2.1:65535", AltAddrs: []string{"[2001:db8::1]:443", "alt.example.com:1"},
 			Version: "1.4.2-rc.1+build.5", Zone: "Zürich, Keller 2", Weight: 65535, Draining: true,
 			Services: []string{"pkg.Service", "grpc.health.v1.Health", "a=b"},
-			Labels:   map[string]string{"track": "canary", "A-Z_0-9": "x", "Weight": "label", "addr": "label", "draining": "label"},
+			Labels: map[string]string{
+				"track": "canary", "A-Z_0-9": "x", "Weight": "label", "addr": "label", "draining": "label",
+			},
 		},
 		{ID: "nothing", Addr: "192.0.2.2:1"},
 		{ID: "ipv6", Addr: "[2001:db8::2]:8080"},
@@ -194,8 +196,10 @@ func (b *bench) nothingWritten(what, service string) {
 }
 
 func forbiddenKeys(b *bench) {
-	for _, key := range []string{"id", "version", "zone", "with space", "", "dot.ted", "sla/sh", "ümlaut", "a=b", "new\nline",
-		strings.Repeat("k", 65)} {
+	for _, key := range []string{
+		"id", "version", "zone", "with space", "", "dot.ted", "sla/sh", "ümlaut", "a=b", "new\nline",
+		strings.Repeat("k", 65),
+	} {
 		service := b.service("keys")
 		what := fmt.Sprintf("label key %q", key)
 		in := b.instance("a")

@@ -238,7 +238,8 @@ func check(ins []registry.Instance) (faults []string) {
 			faults = append(faults, fmt.Sprintf("an update with an invalid instance: %v", err))
 		}
 		if other, twice := at[in.Addr]; twice {
-			faults = append(faults, fmt.Sprintf("an update with address %q twice, in instances %q and %q", in.Addr, other, in.ID))
+			faults = append(faults, fmt.Sprintf("an update with address %q twice, in instances %q and %q",
+				in.Addr, other, in.ID))
 		}
 		at[in.Addr] = in.ID
 	}
