@@ -62,6 +62,12 @@ func (p *policy) reconcile(s gresolver.State) *plan {
 	known := make([]*Endpoint, 0, len(found))
 	for _, f := range found {
 		c := p.children[f.key]
+		if c != nil && c.state == connectivity.TransientFailure && c.e.Instance().ID != f.in.ID {
+			// A new instance where connecting failed before: it does not wait for the old one's backoff, which
+			// grows to two minutes.
+			changes = append(changes, p.dismiss(c, l))
+			c = nil
+		}
 		if c == nil {
 			c = &child{ClientConn: p.cc, p: p, key: f.key, endpoint: f.Endpoint, state: connectivity.Connecting}
 			p.states[c.state]++
@@ -80,15 +86,20 @@ func (p *policy) reconcile(s gresolver.State) *plan {
 	}
 	for key, c := range p.children {
 		if next[key] == nil {
-			c.closed = true
-			p.states[c.state]--
-			changes = append(changes, p.discharge(c.e))
-			l.left = append(l.left, c)
+			changes = append(changes, p.dismiss(c, l))
 		}
 	}
 	p.children, p.known = next, known
 	p.applyChanges(changes)
 	return l
+}
+
+// dismiss takes c and its endpoint out of what is known; the plan closes it.
+func (p *policy) dismiss(c *child, l *plan) change {
+	c.closed = true
+	p.states[c.state]--
+	l.left = append(l.left, c)
+	return p.discharge(c.e)
 }
 
 // enlist gives c a new endpoint for the instance in.
