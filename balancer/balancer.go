@@ -323,15 +323,22 @@ func (p *policy) unlockAndPublish(urgent bool) {
 		return
 	}
 	if wait > 0 {
-		p.publisher = p.after(wait, p.windowEnded)
+		after := p.seq
+		p.publisher = p.after(wait, func() { p.windowEnded(after) })
 	}
 	p.mu.Unlock()
 }
 
-func (p *policy) windowEnded() {
+// windowEnded publishes what waited since publication number after. If there was another since, it took that along,
+// and this timer could not be stopped any more.
+func (p *policy) windowEnded(after uint64) {
 	p.mu.Lock()
+	if p.closed || p.seq != after {
+		p.mu.Unlock()
+		return
+	}
 	p.publisher = nil
-	if p.closed || p.updating || !p.window.expired() {
+	if p.updating || !p.window.expired() {
 		p.mu.Unlock()
 		return
 	}

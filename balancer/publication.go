@@ -14,6 +14,7 @@ const costShare = 10
 // no clock of its own, and is guarded by the policy's mutex. Its zero value publishes at once.
 type window struct {
 	end     int64 // when the current window ends
+	length  int64 // of the current window
 	pending bool  // a change waits for the end
 	hurried bool  // the current window was begun by a change that could not wait
 }
@@ -28,7 +29,7 @@ func (w *window) changed(now int64) (wait int64) {
 		return -1
 	}
 	w.pending = true
-	return w.end - now
+	return min(w.end-now, w.length) // a clock that went backwards does not prolong it
 }
 
 // hurry is changed for what should not wait, such as an ejection: it is published at once even within a window, but
@@ -53,5 +54,6 @@ func (w *window) expired() bool {
 func (w *window) published(began, now int64) {
 	w.hurried = w.hurried && began < w.end
 	w.pending = false
-	w.end = now + max(minWindow, costShare*(now-began))
+	w.length = max(minWindow, costShare*(now-began))
+	w.end = now + w.length
 }
