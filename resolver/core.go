@@ -21,7 +21,7 @@ const (
 	firstAnswer = 5 * time.Second
 )
 
-var errNoAnswer = errors.New("no answer for " + firstAnswer.String())
+var errNoAnswer = errors.New("silent for " + firstAnswer.String())
 
 // The changes of state that are worth a line in the log.
 const (
