@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"slices"
 	"testing"
 	"time"
 
@@ -18,18 +17,6 @@ import (
 	"github.com/evenkeel/evenkeel/registry"
 )
 
-// call is one pick and the end of its call.
-func (r *Rig) call(p gbalancer.Picker, info gbalancer.PickInfo) error {
-	res, err := p.Pick(info)
-	if err != nil {
-		return err
-	}
-	if res.Done != nil {
-		res.Done(r.sent(res.SubConn))
-	}
-	return nil
-}
-
 // Pick times picks together with the ends of their calls, one after another.
 func (r *Rig) Pick(b *testing.B, c Context) {
 	ctx, stop := c.New()
@@ -38,7 +25,7 @@ func (r *Rig) Pick(b *testing.B, c Context) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		if err := r.call(p, info); err != nil {
+		if _, err := r.call(p, info); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -54,7 +41,7 @@ func (r *Rig) PickParallel(b *testing.B, c Context) {
 		defer stop()
 		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		for pb.Next() {
-			if err := r.call(p, info); err != nil {
+			if _, err := r.call(p, info); err != nil {
 				b.Error(err)
 				return
 			}
@@ -71,7 +58,7 @@ func (r *Rig) Allocs(c Context, picks int) float64 {
 	var failed error
 	average := testing.AllocsPerRun(50, func() {
 		for range picks {
-			if err := r.call(p, info); err != nil {
+			if _, err := r.call(p, info); err != nil {
 				failed = err
 			}
 		}
@@ -86,7 +73,7 @@ func (r *Rig) Allocs(c Context, picks int) float64 {
 func (r *Rig) Use(n int) error {
 	for i := range n {
 		ctx := filters.NewContext(context.Background(), InFilters(i), service)
-		if err := r.call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}); err != nil {
+		if _, err := r.call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}); err != nil {
 			return fmt.Errorf("filter %v: %w", InFilters(i), err)
 		}
 	}
@@ -163,21 +150,22 @@ func Change(b *testing.B, p Policy, n, inUse int, k Kind) {
 
 // changer makes one endpoint change back and forth.
 type changer struct {
-	r      *Rig
-	kind   Kind
-	conn   *Conn
-	lists  [2][]gresolver.Endpoint // after an even and an odd number of changes
-	quiet  time.Duration           // how long to leave the policy alone
-	factor time.Duration
+	r     *Rig
+	kind  Kind
+	conn  *Conn
+	lists [2][]gresolver.Endpoint // after an even and an odd number of changes
+	quiet time.Duration           // how long to leave the policy alone
 }
 
+// quietFactor is how many times as long as a change took the policy is left alone before the next one: more than the
+// tenfold that evenkeel's windows last (ADR-0007).
+const quietFactor = 15
+
 func (r *Rig) changer(n, inUse int, k Kind) (*changer, error) {
-	fleet := tagged(n)
-	c := &changer{r: r, kind: k, factor: 15}
-	c.lists[0] = lbtest.Endpoints(fleet...)
-	other := fleet[0].Clone()
-	delete(other.Labels, tag(0))
-	c.lists[1] = slices.Concat(lbtest.Endpoints(other), c.lists[0][1:])
+	fleet, other := tagged(n), tagged(n) // a registry makes all records anew, so none is recognised by its address in memory
+	c := &changer{r: r, kind: k}
+	delete(other[0].Labels, tag(0))
+	c.lists = [2][]gresolver.Endpoint{lbtest.Endpoints(fleet...), lbtest.Endpoints(other...)}
 	if err := r.update(c.lists[0]); err != nil {
 		return nil, err
 	}
@@ -230,7 +218,7 @@ func (c *changer) once(there bool) error {
 	if err != nil {
 		return err
 	}
-	c.quiet = time.Millisecond + c.factor*done.at.Sub(start)
+	c.quiet = time.Millisecond + quietFactor*done.at.Sub(start)
 	return nil
 }
 

@@ -71,13 +71,28 @@ func (r *Rig) covered(seq, n int) (publication, error) {
 	return r.ch.await(seq, func(p publication) bool { return r.ch.Covers(p.picker, n) })
 }
 
-// sent is the end of a call that went well.
-func (r *Rig) sent(sc gbalancer.SubConn) gbalancer.DoneInfo {
-	info := gbalancer.DoneInfo{BytesSent: true, BytesReceived: true}
-	if r.policy.Report != nil {
-		info.ServerLoad = r.policy.Report(sc.(*Conn).index)
+// sent is the end of a call that went well. It is a variable, since making it anew for every call costs as much as a
+// pick, and that is grpc-go's work and not the policy's.
+var sent = gbalancer.DoneInfo{BytesSent: true, BytesReceived: true}
+
+// call is one pick and the end of its call.
+func (r *Rig) call(p gbalancer.Picker, info gbalancer.PickInfo) (*Conn, error) {
+	res, err := p.Pick(info)
+	if err != nil {
+		return nil, err
 	}
-	return info
+	conn := res.SubConn.(*Conn)
+	if res.Done == nil {
+		return conn, nil
+	}
+	if r.policy.Report == nil {
+		res.Done(sent)
+		return conn, nil
+	}
+	done := sent
+	done.ServerLoad = r.policy.Report(conn.index)
+	res.Done(done)
+	return conn, nil
 }
 
 // NewWorn builds a rig of n endpoints that can be called and two that cannot, for which these have happened: one was
@@ -165,15 +180,12 @@ func (r *Rig) traffic(n int) error {
 			continue
 		}
 		for range callsEach * n {
-			res, err := picker.Pick(info)
+			conn, err := r.call(picker, info)
 			if err != nil {
 				return err
 			}
-			if i := res.SubConn.(*Conn).index; i >= n && r.policy.ours() {
+			if conn.index >= n && r.policy.ours() {
 				return errors.New("an instance that is ejected or draining was picked")
-			}
-			if res.Done != nil {
-				res.Done(r.sent(res.SubConn))
 			}
 		}
 	}

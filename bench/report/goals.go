@@ -1,0 +1,207 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+// goal is a goal of the issue "The hot path".
+type goal struct {
+	path, want string
+	// measure returns the value to judge, at which row it was worst, and whether the run has the rows.
+	measure func(*Run) (value float64, where string, ok bool)
+	limit   float64 // the value must not be above it
+	unit    string
+}
+
+var goals = []goal{
+	{"pick + done, random and round_robin", "at most 30 ns", picks("ctx=plain", "random", "round_robin"), 30, " ns"},
+	{"the same with a deadline", "at most 60 ns", picks("ctx=deadline", "random", "round_robin"), 60, " ns"},
+	{"the same at n = 10,000, by n = 3", "at most 2×", spreadOver("random", "round_robin"), 2, "×"},
+	{"allocations of any of evenkeel's picks", "0", allocations, 0, ""},
+	{"least_request, by grpc's", "at most 0.4×", against("least_request", "grpc_least_request"), 0.4, "×"},
+	{"weighted, by grpc's weighted_round_robin", "at most 0.7×", against("weighted", "grpc_weighted_round_robin"), 0.7, "×"},
+	{"peak_ewma, by go-zero's p2c", "at most 0.5×", against("peak_ewma", "go_zero_p2c"), 0.5, "×"},
+	{"a filter at n = 10,000, over the same pick without at 3", "at most 60 ns", filterCost("Pick"), 60, " ns"},
+	{"the same while 64 other filters are in use", "at most 60 ns", filterCost("PickOf64"), 60, " ns"},
+	{"all cores at once, time by that of one", "below 1×", parallel, 1, "×"},
+	{"convergence, 4,000 by 1,000", "at most 5×", growth("1000", "4000"), 5, "×"},
+	{"convergence, 10,000 by 4,000", "at most 3×", growth("4000", "10000"), 3, "×"},
+	{"convergence at 4,000, by grpc's round_robin", "at most 0.03×", convergence, 0.03, "×"},
+	{"a changed state, 64 filters", "at most 1 ms", change("state", "ns/op", 1e-6), 1, " ms"},
+	{"a changed state, 64 filters", "at most 200 KB", change("state", "B/op", 1e-3), 200, " KB"},
+	{"changed labels, 64 filters", "at most 1 ms", change("labels", "ns/op", 1e-6), 1, " ms"},
+	{"changed labels, 64 filters", "at most 200 KB", change("labels", "B/op", 1e-3), 200, " KB"},
+	{"memory for an endpoint, by grpc's round_robin", "at most 1.1×", memoryRatio, 1.1, "×"},
+}
+
+const evenkeel = "evenkeel_"
+
+// most remembers the worst of several values.
+type most struct {
+	value float64
+	where string
+	ok    bool
+}
+
+func (m *most) add(v float64, where string) {
+	if !m.ok || v > m.value {
+		*m = most{v, where, true}
+	}
+}
+
+func (m *most) result() (float64, string, bool) { return m.value, m.where, m.ok }
+
+func picks(ctx string, strategies ...string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		for _, s := range strategies {
+			for _, n := range r.Each("n", "Pick", "filter=none par=1 "+ctx) {
+				if v := r.Find("ns/op", "Pick", "filter=none par=1 "+ctx+" policy="+evenkeel+s+" n="+n); len(v) > 0 {
+					m.add(v.Median(), s+", n = "+thousands(n))
+				}
+			}
+		}
+		return m.result()
+	}
+}
+
+func spreadOver(strategies ...string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		for _, s := range strategies {
+			keys := "filter=none par=1 ctx=plain policy=" + evenkeel + s
+			small, large := r.Find("ns/op", "Pick", keys+" n=3"), r.Find("ns/op", "Pick", keys+" n=10000")
+			if len(small) > 0 && len(large) > 0 {
+				m.add(large.Median()/small.Median(), s)
+			}
+		}
+		return m.result()
+	}
+}
+
+func allocations(r *Run) (float64, string, bool) {
+	var m most
+	for _, row := range r.Rows {
+		if v := row.Values["allocs/op"]; strings.HasPrefix(row.Bench, "Pick") && len(v) > 0 &&
+			strings.HasPrefix(row.Keys["policy"], evenkeel) {
+			m.add(v.Max(), strings.TrimPrefix(row.Keys["policy"], evenkeel))
+		}
+	}
+	if m.ok && m.value == 0 {
+		m.where = "all"
+	}
+	return m.result()
+}
+
+func against(strategy, peer string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		const keys = "filter=none par=1 ctx=plain policy="
+		for _, n := range r.Each("n", "Pick", keys+peer) {
+			ours := r.Find("ns/op", "Pick", keys+evenkeel+strategy+" n="+n)
+			theirs := r.Find("ns/op", "Pick", keys+peer+" n="+n)
+			if len(ours) > 0 && len(theirs) > 0 {
+				m.add(ours.Median()/theirs.Median(), "n = "+thousands(n))
+			}
+		}
+		return m.result()
+	}
+}
+
+func filterCost(bench string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		for _, p := range r.Each("policy", bench, "filter=one_in_ten ctx=plain par=1 n=10000") {
+			with := r.Find("ns/op", bench, "filter=one_in_ten ctx=plain par=1 n=10000 policy="+p)
+			without := r.Find("ns/op", "Pick", "filter=none ctx=plain par=1 n=3 policy="+p)
+			if len(with) > 0 && len(without) > 0 {
+				m.add(with.Median()-without.Median(), strings.TrimPrefix(p, evenkeel))
+			}
+		}
+		return m.result()
+	}
+}
+
+// parallel judges at 1,000 endpoints: with a few, every pick writes to the same few counters, whoever makes it.
+func parallel(r *Run) (float64, string, bool) {
+	var m most
+	const keys = "filter=none ctx=plain n=1000 policy="
+	for _, p := range r.Each("policy", "Pick", "filter=none ctx=plain n=1000 par=all") {
+		one, all := r.Find("ns/op", "Pick", keys+p+" par=1"), r.Find("ns/op", "Pick", keys+p+" par=all")
+		if strings.HasPrefix(p, evenkeel) && len(one) > 0 && len(all) > 0 {
+			m.add(all.Median()/one.Median(), strings.TrimPrefix(p, evenkeel)+", n = 1,000")
+		}
+	}
+	return m.result()
+}
+
+func growth(from, to string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		const keys = "policy=" + evenkeel + "round_robin n="
+		a, b := r.Find("ns/op", "Converge", keys+from), r.Find("ns/op", "Converge", keys+to)
+		if len(a) > 0 && len(b) > 0 {
+			m.add(b.Median()/a.Median(), "round_robin")
+		}
+		return m.result()
+	}
+}
+
+func convergence(r *Run) (float64, string, bool) {
+	var m most
+	a := r.Find("ns/op", "Converge", "n=4000 policy="+evenkeel+"round_robin")
+	b := r.Find("ns/op", "Converge", "n=4000 policy="+reference)
+	if len(a) > 0 && len(b) > 0 {
+		m.add(a.Median()/b.Median(), "round_robin")
+	}
+	return m.result()
+}
+
+func change(kind, unit string, by float64) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		if v := r.Find(unit, "Change", "filters=64 kind="+kind+" policy="+evenkeel+"round_robin"); len(v) > 0 {
+			m.add(v.Median()*by, "round_robin")
+		}
+		return m.result()
+	}
+}
+
+func memoryRatio(r *Run) (float64, string, bool) {
+	var m most
+	for _, n := range r.Each("n", "Memory", "") {
+		a, b := memory(r, n, evenkeel+"round_robin", "0"), memory(r, n, reference, "0")
+		if len(a) > 0 && len(b) > 0 {
+			m.add(a.Median()/b.Median(), "n = "+thousands(n))
+		}
+	}
+	return m.result()
+}
+
+// writeGoals writes every goal with what was measured, in the first run that has its rows.
+func writeGoals(w *strings.Builder, runs []*Run) {
+	w.WriteString("## Goals beside what was measured\n\n")
+	w.WriteString("Worst of the rows that a goal is about, by medians; one policy against another in the same run.\n\n")
+	t := &table{head: []string{"path", "goal", "measured", ""}}
+	reached, measured := 0, 0
+	for _, g := range goals {
+		row := []string{g.path, g.want, "", "not measured"}
+		for _, r := range runs {
+			v, where, ok := g.measure(r)
+			if !ok {
+				continue
+			}
+			measured++
+			row[2], row[3] = fmt.Sprintf("%s%s (%s)", figure(v), g.unit, where), "**not reached**"
+			if v < g.limit || v == g.limit && !strings.HasPrefix(g.want, "below") {
+				row[3] = "reached"
+				reached++
+			}
+			break
+		}
+		t.rows = append(t.rows, row)
+	}
+	t.write(w)
+	fmt.Fprintf(w, "%d of %d goals are reached; %d are not measured here.\n\n", reached, len(goals), len(goals)-measured)
+}
