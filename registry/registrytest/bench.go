@@ -44,7 +44,7 @@ func (b *bench) register(service string, in registry.Instance) registry.Registra
 	defer cancel()
 	g, err := b.reg.Register(ctx, service, in)
 	if err != nil {
-		b.Fatalf("Register(%q, %+.300v) = %v", service, in, err)
+		b.Fatalf("Register(%q, %s) = %v", service, short(in), err)
 	}
 	b.Cleanup(func() { b.closeQuietly(g) })
 	return g
@@ -63,7 +63,7 @@ func (b *bench) update(g registry.Registration, in registry.Instance) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
 	defer cancel()
 	if err := g.Update(ctx, in); err != nil {
-		b.Fatalf("Update(%+.300v) = %v", in, err)
+		b.Fatalf("Update(%s) = %v", short(in), err)
 	}
 }
 
@@ -125,6 +125,9 @@ func find(ins []registry.Instance, id string) (registry.Instance, bool) {
 	}
 	return registry.Instance{}, false
 }
+
+// short is an instance in a message.
+func short(in registry.Instance) string { return fmt.Sprintf("%.300s", fmt.Sprintf("%+v", in)) }
 
 // ids returns the IDs in order.
 func ids(ins []registry.Instance) []string {

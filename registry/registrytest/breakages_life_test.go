@@ -89,15 +89,19 @@ var brokenLives = []breakage{
 			return err
 		}
 	}},
-	{"a late write revives", "UpdatesRaceWithClose", "an empty set, after Close among updates", func(f *faulty) {
-		f.close = func(g *faultyRegistration) error {
-			err := g.Registration.Close(context.Background())
-			if g.updates > 8 {
-				g.again()
+	{"a late write revives", "UpdatesRaceWithClose",
+		"an empty set, after Close among updates|came back after Close", func(f *faulty) {
+			f.close = func(g *faultyRegistration) error {
+				err := g.Registration.Close(context.Background())
+				f.mu.Lock()
+				many := g.updates > 8
+				f.mu.Unlock()
+				if many {
+					g.again()
+				}
+				return err
 			}
-			return err
-		}
-	}},
+		}},
 }
 
 // closeByID returns a Close that removes whatever has the registration's ID.

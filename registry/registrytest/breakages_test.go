@@ -90,7 +90,7 @@ var brokenWatches = []breakage{
 			})
 		}
 	}},
-	{"one service for all", "ServicesAreApart", "the record of the (first|second) service", func(f *faulty) {
+	{"one service for all", "ServicesAreApart", "the record of the (first|second) service|Update.*taken the ID over", func(f *faulty) {
 		f.register = func(_ string, in registry.Instance) (registry.Registration, error) {
 			return f.Registry.Register(context.Background(), "all", in)
 		}

@@ -139,7 +139,7 @@ func (r *Recorder) String() string {
 	if n := len(r.updates); n > 0 {
 		fmt.Fprintf(&b, ", the last with %d instances:", len(r.updates[n-1]))
 		for _, in := range r.updates[n-1][:min(10, len(r.updates[n-1]))] {
-			fmt.Fprintf(&b, "\n\t%.300q", fmt.Sprintf("%+v", in))
+			fmt.Fprintf(&b, "\n\t%+q", short(in))
 		}
 	}
 	if n := len(r.errs); n > 0 {
