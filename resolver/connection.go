@@ -56,6 +56,7 @@ func (c *connection) Close() {
 func (c *connection) run() {
 	defer close(c.done)
 	var sent *snapshot
+	var shown bool // gRPC has instances
 	var lamp *beacon.Beacon
 	var dark <-chan time.Time // fires when it is time to look at lamp
 	for {
@@ -81,10 +82,14 @@ func (c *connection) run() {
 		}
 		sent = snap
 		if snap.err != nil {
+			if shown { // it was busy while the set became empty, which gRPC is to know before why
+				shown = false
+				c.send(&snapshot{})
+			}
 			c.report(snap.err)
 			continue
 		}
-		lamp = c.send(snap)
+		lamp, shown = c.send(snap), len(snap.instances) > 0
 		if dark == nil && !lamp.Lit() && len(snap.instances) > 0 {
 			dark = time.After(darkTime)
 		}

@@ -245,6 +245,31 @@ func TestASlowConnectionHoldsUpNoOtherAndSkipsStates(t *testing.T) {
 	})
 }
 
+// A set that is known to be empty, and then an outage: a connection that was busy meanwhile does not go on with the
+// instances of before.
+func TestASlowConnectionLearnsOfTheEmptySetBeforeTheOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := new(script)
+		w.put("a")
+		b := NewBuilder(w, WithHold(-1))
+		slow, fast := &fakeConn{lights: true, hold: make(chan struct{})}, &fakeConn{lights: true}
+		rs, rf := build(t, b, slow), build(t, b, fast)
+		expect(t, slow, "a")
+		expect(t, fast, "a")
+		w.put("")
+		expect(t, fast, "none")
+		w.fail(errors.New("gone"))
+		synctest.Wait()
+		close(slow.hold)
+		synctest.Wait()
+		if got := slow.took(); !strings.HasPrefix(got, "none | error: ") {
+			t.Errorf("the slow connection was told %q, want the empty set, then why", got)
+		}
+		slow.close(rs)
+		fast.close(rf)
+	})
+}
+
 func TestCloseWaitsForUpdateState(t *testing.T) {
 	for range 20 { // with a state to send and a close, a select that had both would choose either
 		synctest.Test(t, func(t *testing.T) {
