@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// eject takes e out after a run of failures that err ended.
-func (p *policy) eject(e *Endpoint, err error) {
+// eject takes e out after a run of failures that err ended. The run is handed over, because a success may have come
+// in since.
+func (p *policy) eject(e *Endpoint, run int, err error) {
 	p.mu.Lock()
 	if e.phase() != healthy || e.gone() || p.closed { // another call was faster, or the instance has left
 		p.mu.Unlock()
 		return
 	}
-	h := e.health()
-	p.putOut(e, fmt.Sprintf("%d calls in a row failed, the last with: %v", h.run(), err))
+	p.putOut(e, fmt.Sprintf("%d calls in a row failed, the last with: %v", run, err))
 	p.unlockAndPublish(true)
 }
 

@@ -113,7 +113,7 @@ func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept boo
 			break
 		}
 	}
-	return s.search(call)
+	return s.search(ask, call)
 }
 
 // usable reports whether e can be sent a call now. The snapshot may be older than what the endpoint says.
@@ -132,10 +132,10 @@ func tried(call *callctx.Call, e *Endpoint) bool { return call != nil && call.Tr
 
 // search is the slow way for when the strategy names nobody usable: the best of what is there, from an arbitrary
 // member on. An endpoint that was tried is better than one that is blacklisted, and that is better than none.
-func (s *candidates) search(call *callctx.Call) (*Endpoint, bool) {
+func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 	var again, out *Endpoint
 	n := len(s.members)
-	at := s.chooser.Choose(Call{}) % n
+	at := s.chooser.Choose(ask) % n
 	for i := range n {
 		e := s.members[(at+i+n)%n]
 		usable, kept := s.usable(e)
@@ -169,7 +169,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 		call.SetPicked(&e.id)
 	}
 	remaining := outcome.NoDeadline
-	if info.Ctx != nil && !k.settings.judge.disabled {
+	if info.Ctx != nil {
 		if deadline, ok := info.Ctx.Deadline(); ok {
 			remaining = k.p.clock.Until(deadline)
 		}
@@ -296,7 +296,7 @@ func (p *policy) weigh(s *settings, o ending, class outcome.Class, info gbalance
 		failed = !doubtful || h.corroborated()
 		if o.claim == 0 && !o.kept {
 			if h.trips(s.judge.failures) && e.phase() == healthy {
-				p.eject(e, info.Err)
+				p.eject(e, h.run(), info.Err)
 			}
 			return
 		}

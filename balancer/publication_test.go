@@ -233,7 +233,7 @@ func (r *rig) sickenQuietly(id string) {
 			for range 3 {
 				e.observe(func(h health) health { return h.fail(false) })
 			}
-			r.p.eject(e, r.answers[id])
+			r.p.eject(e, 3, r.answers[id])
 			return
 		}
 	}

@@ -123,7 +123,7 @@ type rig struct {
 	ids     map[string]string
 	ever    map[*Endpoint]bool
 	open    int64
-	cfg     Config
+	frozen  bool // settle does nothing: what the network and the timers would do stays undone
 }
 
 const start = int64(1000 * time.Hour)
@@ -185,7 +185,6 @@ func (r *rig) update(c Config, ins []registry.Instance) {
 
 func (r *rig) updateEndpoints(c Config, eps []gresolver.Endpoint) {
 	r.t.Helper()
-	r.cfg = c
 	if err := lbtest.Update(r.p, mustParse(r.t, c), eps); err != nil && len(eps) > 0 {
 		r.t.Fatal(err)
 	}
@@ -199,7 +198,7 @@ func (r *rig) updateEndpoints(c Config, eps []gresolver.Endpoint) {
 
 // settle delivers what is due now.
 func (r *rig) settle() {
-	for {
+	for !r.frozen {
 		if r.cc.Step() {
 			continue
 		}

@@ -16,19 +16,19 @@ func (RoundRobin) validate() error { return nil }
 
 // Build implements [Strategy]; the turn goes on where the previous chooser of the set left it.
 func (RoundRobin) Build(env Env) Chooser {
-	c := &roundRobinChooser{n: uint32(len(env.Members))}
+	c := &roundRobinChooser{n: uint64(len(env.Members))}
 	if prev, ok := env.Previous.(*roundRobinChooser); ok {
 		c.turn = prev.turn
 		return c
 	}
-	c.turn = new(atomic.Uint32)
-	c.turn.Store(uint32(env.Rand()))
+	c.turn = new(atomic.Uint64)
+	c.turn.Store(env.Rand() >> 32) // far from 2^64, where a wrap would skip some
 	return c
 }
 
 type roundRobinChooser struct {
-	turn *atomic.Uint32
-	n    uint32
+	turn *atomic.Uint64
+	n    uint64
 }
 
 func (c *roundRobinChooser) Choose(Call) int { return int(c.turn.Add(1) % c.n) }

@@ -17,8 +17,9 @@ import (
 
 // candidates is what the calls with one filter choose from, in one snapshot. It is immutable but for used.
 type candidates struct {
-	members []*Endpoint
-	chooser Chooser
+	members  []*Endpoint
+	chooser  Chooser
+	strategy string // whose chooser it is
 	// kept are members although they are blacklisted, because too few would be left without them.
 	kept map[*Endpoint]struct{}
 	// probes are endpoints back from an ejection that get one call at a time.
@@ -160,7 +161,8 @@ func (r *route) rebuild(p *policy) {
 		return
 	}
 	env := Env{Members: set.members, Rand: p.rand}
-	if previous != nil {
+	set.strategy = p.settings.strategy.Name()
+	if previous != nil && previous.strategy == set.strategy {
 		env.Previous = previous.chooser
 	}
 	set.chooser = p.settings.strategy.Build(env)
