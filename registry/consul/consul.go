@@ -62,14 +62,16 @@ var ErrClosed = errors.New("consul: the registry is closed")
 // Registry announces and watches instances in one Consul. [New] makes one; its zero value is not usable. It is safe
 // for concurrent use, and whoever made it closes it.
 type Registry struct {
-	cfg     Config // with defaults; its Token has moved to secrets
-	client  *api.Client
-	where   string // for errors and logs
-	own     func() // releases the transport, if it is ours
-	secrets *secrets
-	clock   clock.Real
-	random  func() float64
-	faults  faultLog
+	cfg       Config // with defaults; its Token has moved to secrets
+	client    *api.Client
+	where     string // for errors and logs
+	own       func() // releases the transport, if it is ours
+	secrets   *secrets
+	clock     clock.Real
+	random    func() float64
+	faults    faultLog
+	anonymous bool      // no token is sent
+	hint      sync.Once // that a token may be missing
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -127,6 +129,7 @@ func (r *Registry) dial(a *api.Config) error {
 	if a.HttpAuth != nil {
 		r.secrets.hide(a.HttpAuth.Password)
 	}
+	r.anonymous = r.secrets.token() == "" && a.Token == ""
 	r.where = a.Scheme + "://" + a.Address
 	r.own = client.CloseIdleConnections
 	return nil

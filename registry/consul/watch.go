@@ -69,7 +69,7 @@ func (r *Registry) watch(ctx context.Context, service string, update func([]regi
 			return err
 		}
 		if len(entries) == 0 {
-			if err := r.emptyIsTrue(meta); err != nil {
+			if err := r.emptyIsTrue(service, meta); err != nil {
 				return err
 			}
 		}
@@ -150,7 +150,15 @@ func (q *querier) ask(ctx context.Context) ([]*api.ServiceEntry, *api.QueryMeta,
 }
 
 // emptyIsTrue returns an error if meta says that an empty answer does not mean that there is no instance.
-func (r *Registry) emptyIsTrue(meta *api.QueryMeta) error {
+func (r *Registry) emptyIsTrue(service string, meta *api.QueryMeta) error {
+	if r.anonymous && meta.DefaultACLPolicy == "deny" {
+		// To who comes without a token Consul does not say that it hides something. Those without a token may be
+		// allowed to read everything, so this is a hint and not an error.
+		r.hint.Do(func() {
+			r.cfg.Logger.Warn("consul: no instance is visible without a token, and Consul denies by default",
+				"service", service, "consul", r.where)
+		})
+	}
 	if meta.ResultsFilteredByACLs {
 		return errors.New("the ACL token may not see the instances: it needs service:read for the service and node:read")
 	}
