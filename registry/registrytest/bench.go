@@ -54,7 +54,7 @@ func (b *bench) register(service string, in registry.Instance) registry.Registra
 func (b *bench) closeQuietly(g registry.Registration) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.Timeout)
 	defer cancel()
-	g.Close(ctx)
+	_ = g.Close(ctx)
 }
 
 // update replaces a record.
@@ -85,7 +85,7 @@ func (b *bench) refused(what, service string, in registry.Instance) {
 	g, err := b.reg.Register(ctx, service, in)
 	if err == nil {
 		b.Errorf("%s: Register accepted it, want an error", what)
-		g.Close(ctx)
+		_ = g.Close(ctx)
 	} else if !errors.Is(err, registry.ErrInvalid) {
 		b.Errorf("%s: Register = %v, want an error that wraps registry.ErrInvalid", what, err)
 	}

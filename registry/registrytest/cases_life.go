@@ -209,7 +209,7 @@ func updatesRaceWithClose(b *bench) {
 		}
 		next := in.Clone()
 		next.Weight = uint32(i + 2)
-		g.Update(ctx, next) // an error if it comes after Close
+		_ = g.Update(ctx, next) // an error if it comes after Close
 		return nil
 	})
 	rec.Await("an empty set, after Close among updates", has())

@@ -16,7 +16,7 @@ import (
 const retryAfter = 20 * time.Millisecond
 
 // Recorder watches a service and remembers what it saw. [Record] makes one. It is safe for concurrent use, except
-// that Await and Fatal conditions belong, as t.Fatal does, to the test's goroutine.
+// that Await and AwaitError belong to the test's goroutine, as t.Fatal does.
 type Recorder struct {
 	t       testing.TB
 	service string
