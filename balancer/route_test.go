@@ -263,12 +263,9 @@ func TestErrorTexts(t *testing.T) {
 		{"one is still trying", Config{}, shop(), func(r *rig) {
 			r.cc.Refuse = refuse
 			r.drop(shop()[8].Addr)
-			r.cc.Conn(shop()[9].Addr).Move(connectivity.Connecting, nil)
 			r.cc.Conn(shop()[9].Addr).Move(connectivity.Idle, nil)
-			r.cc.Step()
-			r.cc.Step()
-			r.p.mu.Lock()
-			r.p.publish()
+			r.cc.Step() // it is to connect again, and has not begun
+			r.frozen = true
 		}, "track=canary", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -281,6 +278,7 @@ func TestErrorTexts(t *testing.T) {
 				a.ctx = bind(t, tt.ctx)
 			}
 			_, _, err := r.begin(a)
+			r.frozen = false
 			if tt.want == "" {
 				if err != gbalancer.ErrNoSubConnAvailable {
 					t.Fatalf("pick: %v, want it to queue", err)
