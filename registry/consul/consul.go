@@ -41,6 +41,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,6 +55,8 @@ const (
 	requestTime = 5 * time.Second
 	// closeTime bounds what Close does for a registration when its context allows longer.
 	closeTime = 5 * time.Second
+	// maxIdle is how many connections are kept for the next query or beat.
+	maxIdle = 64
 )
 
 // ErrClosed is wrapped by what a [Registry] returns after, and because of, its Close.
@@ -114,6 +117,14 @@ func New(cfg Config) (*Registry, error) {
 
 // dial makes the client.
 func (r *Registry) dial(a *api.Config) error {
+	if strings.Contains(a.Address, "@") {
+		return fmt.Errorf("consul: %s = (not shown), want no user or password in it", api.HTTPAddrEnvName)
+	}
+	r.where = a.Address // as it was given; a unix:// path needs no more
+	// Every watch has a connection of its own, and wants to find it again. And with HTTP/2 a connection whose other
+	// end has vanished would be used for a quarter of an hour, since a request that times out does not close it.
+	a.Transport.MaxIdleConnsPerHost = maxIdle
+	a.Transport.ForceAttemptHTTP2 = false
 	client, err := api.NewHttpClient(a.Transport, a.TLSConfig)
 	if err != nil {
 		return fmt.Errorf("consul: TLS: %w", err)
@@ -130,7 +141,9 @@ func (r *Registry) dial(a *api.Config) error {
 		r.secrets.hide(a.HttpAuth.Password)
 	}
 	r.anonymous = r.secrets.token() == "" && a.Token == ""
-	r.where = a.Scheme + "://" + a.Address
+	if !strings.HasPrefix(r.where, "unix://") {
+		r.where = a.Scheme + "://" + a.Address + a.PathPrefix
+	}
 	r.own = client.CloseIdleConnections
 	return nil
 }

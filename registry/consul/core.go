@@ -94,12 +94,11 @@ type keeper struct {
 	every  time.Duration  // between two rounds of a beat and a reading
 	random func() float64 // 0 to 1
 
-	written  bool          // the record was accepted, and nothing says that it is not there any more
-	todo     action        // what is due
-	due      time.Duration // when it is
-	again    time.Duration // a lost record is not put back before: whoever keeps changing it must not make us spin
-	delay    time.Duration // the last retry's
-	failures int           // in a row
+	written bool          // the record was accepted, and nothing says that it is not there any more
+	todo    action        // what is due
+	due     time.Duration // when it is
+	again   time.Duration // a lost record is not put back before: whoever keeps changing it must not make us spin
+	delay   time.Duration // the last retry's
 }
 
 // next returns the action to do now, or actWait and how long to wait.
@@ -124,7 +123,6 @@ func (k *keeper) change(now time.Duration) {
 func (k *keeper) done(now time.Duration, did action, res result) {
 	switch {
 	case res == resRefused, res == resUnreachable, res == resGone && did == actPut:
-		k.failures++
 		k.delay = min(max(2*k.delay, retryMin), retryMax)
 		k.due = now + k.delay - time.Duration(k.random()*float64(k.delay)/2)
 		return
@@ -142,5 +140,5 @@ func (k *keeper) done(now time.Duration, did action, res result) {
 	default:
 		k.due, k.todo = now+k.every, actRead
 	}
-	k.failures, k.delay = 0, 0
+	k.delay = 0
 }

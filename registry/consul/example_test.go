@@ -26,16 +26,15 @@ func ExampleNew() {
 	if err != nil {
 		panic(err)
 	}
-	defer reg.Close()
+	defer reg.Close() // deregisters, too
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	orders, err := reg.Register(ctx, "orders", registry.Instance{
+	_, err = reg.Register(ctx, "orders", registry.Instance{
 		ID: "orders-7f9c", Addr: "10.0.0.7:9001", Version: "1.4.2", Labels: map[string]string{"track": "canary"},
 	})
 	if err != nil {
 		panic(err)
 	}
-	defer orders.Close(ctx)
 
 	// A resolver does this.
 	err = reg.Watch(ctx, "orders", func(ins []registry.Instance) {

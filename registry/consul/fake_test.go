@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,7 +41,13 @@ type fakeCall struct {
 // start serves answer until the end of the test.
 func (f *fake) start(t *testing.T, answer func(*fakeCall) (int, string)) {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	s := httptest.NewServer(f.handler(answer))
+	t.Cleanup(s.Close)
+	f.addr = strings.TrimPrefix(s.URL, "http://")
+}
+
+func (f *fake) handler(answer func(*fakeCall) (int, string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		body, _ := io.ReadAll(req.Body) // short of a broken client there is no error here
 		c := &fakeCall{req.Method, req.URL.Path, req.URL.Query(), req.Header, body, req.Context(), w.Header()}
 		f.mu.Lock()
@@ -48,9 +56,7 @@ func (f *fake) start(t *testing.T, answer func(*fakeCall) (int, string)) {
 		code, text := answer(c)
 		w.WriteHeader(code)
 		_, _ = io.WriteString(w, text)
-	}))
-	t.Cleanup(s.Close)
-	f.addr = strings.TrimPrefix(s.URL, "http://")
+	})
 }
 
 func (f *fake) last(t *testing.T) *fakeCall {
@@ -205,6 +211,47 @@ func TestNewConnectionStartsOver(t *testing.T) {
 	// The query that was given up may have reached the server, or not.
 	if got := fmt.Sprint(asked[:3]); got != "[ 101 ]" && got != "[ 101 102]" {
 		t.Errorf("asked with the indexes %q, want the third to start over", asked)
+	}
+}
+
+// TestUnixSocket watches through a client that has a new connection for every query.
+func TestUnixSocket(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Skipf("no unix sockets here: %v", err)
+	}
+	var f fake
+	n := 0
+	s := &http.Server{Handler: f.handler(func(c *fakeCall) (int, string) {
+		n++
+		c.reply.Set("X-Consul-Index", fmt.Sprint(100+n))
+		return 200, entriesJSON(n)
+	})}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Serve(l) })
+	defer wg.Wait()
+	defer func() { _ = s.Close() }()
+	r := newRegistry(t, Config{Address: "unix://" + path})
+	ctx, cancel := context.WithCancel(background(t))
+	updates := 0
+	err = r.Watch(ctx, "orders", func([]registry.Instance) {
+		if updates++; updates == 6 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || !strings.Contains(r.String(), "unix://"+path) {
+		t.Errorf("%v: Watch = %v after %d updates", r, err, updates)
+	}
+	indexed := 0
+	for _, c := range f.calls {
+		if c.query.Get("index") != "" {
+			indexed++
+		}
+	}
+	if indexed < 2 {
+		t.Errorf("%d of %d queries had an index: the watch does nothing but poll", indexed, len(f.calls))
 	}
 }
 

@@ -25,19 +25,26 @@ func (r *Registry) Register(ctx context.Context, service string, in registry.Ins
 	if err != nil {
 		return nil, err
 	}
-	g := &registration{r: r, want: record{in: in.Clone(), reg: want}, service: service, id: want.ID,
+	first := &attempt{done: make(chan struct{})}
+	g := &registration{r: r, service: service, id: want.ID, limit: requestTime,
+		want: record{in: in.Clone(), reg: want}, tries: []*attempt{first},
 		keep: keeper{ttl: r.cfg.Check.Kind == CheckTTL, every: r.cfg.Check.Interval, random: r.random},
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}), left: make(chan struct{})}
+	if g.keep.ttl { // a request that hangs must leave time for another
+		g.limit = min(requestTime, max(r.cfg.Check.TTL/2, minInterval))
+	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 
-	if err := r.adopt(ctx, g); err != nil {
+	old, err := r.adopt(ctx, g)
+	if err != nil {
 		g.cancel()
 		return nil, err
 	}
-	a := &attempt{done: make(chan struct{})}
-	g.tries = append(g.tries, a)
+	if old != nil {
+		old.halt(ctx)
+	}
 	go g.run()
-	if err := a.wait(ctx); err != nil {
+	if err := first.wait(ctx); err != nil {
 		g.halt(ctx)
 		r.forget(g)
 		return nil, err
@@ -45,36 +52,45 @@ func (r *Registry) Register(ctx context.Context, service string, in registry.Ins
 	return g, nil
 }
 
-// adopt makes g the keeper of its record, once the one before it has stopped, and counts its goroutine.
-func (r *Registry) adopt(ctx context.Context, g *registration) error {
+// adopt makes g the keeper of its record and counts its goroutine. It returns the keeper so far, if there is one,
+// whose Close does not touch the record any more. One that is deregistering just then is waited for.
+func (r *Registry) adopt(ctx context.Context, g *registration) (*registration, error) {
 	for {
 		r.mu.Lock()
 		old := r.live[g.id]
-		switch {
-		case r.closed:
+		if r.closed {
 			r.mu.Unlock()
-			return ErrClosed
-		case old == nil:
+			return nil, ErrClosed
+		}
+		if old == nil || !old.leaving || ctx.Err() != nil {
 			r.live[g.id] = g
 			r.work.Add(1)
 			r.mu.Unlock()
-			return nil
+			return old, nil
 		}
 		r.mu.Unlock()
-		old.halt(ctx)
-		r.forget(old)
+		select {
+		case <-old.left:
+		case <-ctx.Done():
+		}
 	}
 }
 
-// forget ends g's claim to its record, if it still has it, and reports whether it had.
-func (r *Registry) forget(g *registration) bool {
+// leave says that g is about to remove its record, and reports whether it is g's to remove.
+func (r *Registry) leave(g *registration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.live[g.id] != g {
-		return false
+	g.leaving = r.live[g.id] == g
+	return g.leaving
+}
+
+// forget ends g's claim to its record, if it still has it.
+func (r *Registry) forget(g *registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.live[g.id] == g {
+		delete(r.live, g.id)
 	}
-	delete(r.live, g.id)
-	return true
 }
 
 // record is an instance and what it is in Consul.
@@ -103,7 +119,8 @@ func (t *attempt) wait(ctx context.Context) error {
 // deregisters.
 type registration struct {
 	r           *Registry
-	service, id string // id is the service ID
+	service, id string        // id is the service ID
+	limit       time.Duration // of one request
 	ctx         context.Context
 	cancel      context.CancelFunc // ends the request that is under way
 	keep        keeper
@@ -113,6 +130,9 @@ type registration struct {
 	wake chan struct{} // holds one: the record has changed
 	stop chan struct{} // closed by halt
 	done chan struct{} // closed when run has returned
+	left chan struct{} // closed when Close has done what it can
+
+	leaving bool // Close removes the record; guarded by r.mu
 
 	mu     sync.Mutex // guards what follows; nothing waits or logs under it
 	want   record
@@ -163,10 +183,12 @@ func (g *registration) Close(ctx context.Context) error {
 
 	ctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
+	defer close(g.left)
 	g.halt(ctx)
-	if !g.r.forget(g) {
+	if !g.r.leave(g) {
 		return nil // the record is another's
 	}
+	defer g.r.forget(g)
 	if err := g.deregister(ctx); err != nil {
 		return fmt.Errorf("consul: deregister %q at %s: %w", g.id, g.r.where, g.r.secrets.clean(err))
 	}
@@ -324,6 +346,9 @@ func (g *registration) put() (result, error) {
 		t.err = impossible
 		close(t.done)
 	}
+	if impossible != nil && len(tries) > 0 {
+		err = nil // who asked for it has been told, and need not read it in the log
+	}
 	return res, err
 }
 
@@ -350,11 +375,11 @@ func (g *registration) release() {
 
 // request bounds one request. Without a bound a frozen Consul would stop the beats for ever.
 func (g *registration) request(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, requestTime, errNoAnswer)
+	ctx, cancel := context.WithTimeoutCause(ctx, g.limit, errNoAnswer)
 	defer cancel()
 	err := f(ctx)
 	if err != nil && context.Cause(ctx) == errNoAnswer {
-		return fmt.Errorf("no answer within %v: Consul is frozen or cannot be reached", requestTime)
+		return fmt.Errorf("no answer within %v: Consul is frozen or cannot be reached", g.limit)
 	}
 	return err
 }
@@ -370,7 +395,7 @@ func (g *registration) note(act action, res result, err error) {
 			log.Info("consul: the record is as it should be")
 		}
 		return
-	case res == g.logged:
+	case err == nil, res == g.logged:
 		return
 	case res == resGone:
 		log.Warn("consul: the record is not as it should be and is written again", "reason", reason)

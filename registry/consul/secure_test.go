@@ -208,6 +208,11 @@ func TestEnvironment(t *testing.T) {
 	if c.header.Get("X-Consul-Token") != testToken || c.query.Get("ns") != "env-ns" || c.header.Get("Authorization") == "" {
 		t.Errorf("asked with %v and %v, want what the environment says", c.query, c.header)
 	}
+	t.Setenv(api.HTTPAddrEnvName, "user:"+testToken+"@"+f.addr)
+	if _, err := New(Config{}); err == nil || !strings.Contains(err.Error(), api.HTTPAddrEnvName) || strings.Contains(err.Error(), testToken) {
+		t.Errorf("with a password in the address: New = %v, want an error that names the variable and nothing else", err)
+	}
+	t.Setenv(api.HTTPAddrEnvName, f.addr)
 	own := newRegistry(t, Config{Token: "own"})
 	_ = own.Watch(context.Background(), "orders", nil) // what it asked is what counts
 	if got := f.last(t).header.Get("X-Consul-Token"); got != "own" {
