@@ -1,7 +1,7 @@
 // Package bench measures load-balancing policies, evenkeel's and everybody else's, by one and the same harness.
 //
 //	go test -run '^$' -bench . ./bench                 # everything, about four minutes
-//	go test -run '^$' -bench 'Pick/.*/n=1000/' ./bench  # one size
+//	go test -run '^$' -bench 'Pick/.*/n=1000$' ./bench  # one size
 //	make bench                                          # six times, and README.md written anew
 //
 // A policy is driven through grpc-go's public interfaces only, on a [Channel] without a network, so what is measured
@@ -48,9 +48,22 @@ type Policy struct {
 	Config string
 	// Builder is used instead of the registered one if Name is empty.
 	Builder gbalancer.Builder
-	// Report is what a call's end brings from the server for the endpoint with an index
-	// (gbalancer.DoneInfo.ServerLoad); nil means nothing. Policies that weigh by load reports need it.
+	// Report is what the end of a call brings from the server for the endpoint with an index
+	// (gbalancer.DoneInfo.ServerLoad), for policies that weigh by load reports; nil means nothing. The calls that
+	// wear a rig in bring it, those that are timed do not, which is in the policy's favour.
 	Report func(index int) any
+	// Settle is how long after those calls the policy has taken them into account; 0 for at once.
+	Settle time.Duration
+	// Heavy: the first instance gets a hundred times the mean weight when its weight changes, not 3.
+	Heavy bool
+}
+
+// weight is the first instance's after its change. The others' are 2.5 on average.
+func (p Policy) weight() uint32 {
+	if p.Heavy {
+		return 250
+	}
+	return 3
 }
 
 // ejectionTime is how long an ejection lasts in a measured policy: longer than any run, so that none ends in the

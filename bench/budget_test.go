@@ -190,7 +190,7 @@ func TestChangeOfLabels(t *testing.T) {
 		if err := c.once(there); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.call(r.ch.Picker(), gbalancer.PickInfo{Ctx: only, FullMethodName: method}); (err != nil) != there {
+		if _, err := call(r.ch.Picker(), gbalancer.PickInfo{Ctx: only, FullMethodName: method}, &sent); (err != nil) != there {
 			t.Errorf("change %d: a pick among those that meet %v and are i0: %v, want an error: %t", i, InFilters(0), err, there)
 		}
 	}

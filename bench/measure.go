@@ -25,7 +25,7 @@ func (r *Rig) Pick(b *testing.B, c Context) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for range b.N {
-		if _, err := r.call(p, info); err != nil {
+		if _, err := call(p, info, &sent); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -41,7 +41,7 @@ func (r *Rig) PickParallel(b *testing.B, c Context) {
 		defer stop()
 		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		for pb.Next() {
-			if _, err := r.call(p, info); err != nil {
+			if _, err := call(p, info, &sent); err != nil {
 				b.Error(err)
 				return
 			}
@@ -58,7 +58,7 @@ func (r *Rig) Allocs(c Context, picks int) float64 {
 	var failed error
 	average := testing.AllocsPerRun(50, func() {
 		for range picks {
-			if _, err := r.call(p, info); err != nil {
+			if _, err := call(p, info, &sent); err != nil {
 				failed = err
 			}
 		}
@@ -69,11 +69,28 @@ func (r *Rig) Allocs(c Context, picks int) float64 {
 	return average / float64(picks)
 }
 
+// Share is the part of so many calls that the endpoint whose connection was made first gets.
+func (r *Rig) Share(calls int) (float64, error) {
+	ctx, stop := Context{}.New()
+	defer stop()
+	first := 0
+	for range calls {
+		conn, err := call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}, &sent)
+		if err != nil {
+			return 0, err
+		}
+		if conn.index == 0 {
+			first++
+		}
+	}
+	return float64(first) / float64(calls), nil
+}
+
 // Use picks once with each of the first n filters of InFilters, so that the policy keeps candidate sets for them.
 func (r *Rig) Use(n int) error {
 	for i := range n {
 		ctx := filters.NewContext(context.Background(), InFilters(i), service)
-		if _, err := r.call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}); err != nil {
+		if _, err := call(r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}, &sent); err != nil {
 			return fmt.Errorf("filter %v: %w", InFilters(i), err)
 		}
 	}

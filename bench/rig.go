@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"sync/atomic"
+	"testing"
+	"time"
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
@@ -75,24 +77,16 @@ func (r *Rig) covered(seq, n int) (publication, error) {
 // pick, and that is grpc-go's work and not the policy's.
 var sent = gbalancer.DoneInfo{BytesSent: true, BytesReceived: true}
 
-// call is one pick and the end of its call.
-func (r *Rig) call(p gbalancer.Picker, info gbalancer.PickInfo) (*Conn, error) {
+// call is one pick and the end of its call, which is done.
+func call(p gbalancer.Picker, info gbalancer.PickInfo, done *gbalancer.DoneInfo) (*Conn, error) {
 	res, err := p.Pick(info)
 	if err != nil {
 		return nil, err
 	}
-	conn := res.SubConn.(*Conn)
-	if res.Done == nil {
-		return conn, nil
+	if res.Done != nil {
+		res.Done(*done)
 	}
-	if r.policy.Report == nil {
-		res.Done(sent)
-		return conn, nil
-	}
-	done := sent
-	done.ServerLoad = r.policy.Report(conn.index)
-	res.Done(done)
-	return conn, nil
+	return res.SubConn.(*Conn), nil
 }
 
 // NewWorn builds a rig of n endpoints that can be called and two that cannot, for which these have happened: one was
@@ -131,7 +125,7 @@ func (r *Rig) wear(n int) error {
 	}
 	fleet = append([]registry.Instance(nil), fleet...) // what was handed over must not be modified
 	fleet[n+1].Draining = true
-	fleet[0].Weight = 3
+	fleet[0].Weight = r.policy.weight()
 	if err := r.update(lbtest.Endpoints(fleet...)); err != nil {
 		return err
 	}
@@ -156,7 +150,7 @@ func (r *Rig) assertWorn() error {
 			}
 			ejected = ejected || e.Instance.ID == ejectedID && e.Ejected
 			draining = draining || e.Instance.ID == drainingID && e.Instance.Draining
-			reweighed = reweighed || e.Instance.ID == "i0" && e.Instance.Weight == 3
+			reweighed = reweighed || e.Instance.ID == "i0" && e.Instance.Weight == r.policy.weight()
 		}
 	}
 	if !ejected || !draining || !reweighed {
@@ -171,23 +165,72 @@ const callsEach = 25
 
 // traffic makes calls until each of n endpoints has had some, and checks that the two others had none.
 func (r *Rig) traffic(n int) error {
+	picker := r.ch.Picker()
 	for _, c := range []Context{{}, {Filtered: true}, {Deadline: true}} {
-		ctx, stop := c.New()
-		defer stop()
-		picker := r.ch.Picker()
-		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		if c.Filtered && n < 10 { // nobody is one in ten of three
 			continue
 		}
+		ctx, stop := c.New()
+		defer stop()
+		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		for range callsEach * n {
-			conn, err := r.call(picker, info)
-			if err != nil {
+			if err := r.reported(picker, info, n); err != nil {
 				return err
-			}
-			if conn.index >= n && r.policy.ours() {
-				return errors.New("an instance that is ejected or draining was picked")
 			}
 		}
 	}
+	<-time.After(r.policy.Settle)
 	return nil
+}
+
+// reported is a call whose end brings the policy's load report.
+func (r *Rig) reported(p gbalancer.Picker, info gbalancer.PickInfo, n int) error {
+	res, err := p.Pick(info)
+	if err != nil {
+		return err
+	}
+	index := res.SubConn.(*Conn).index
+	if index >= n && r.policy.ours() {
+		return errors.New("an instance that is ejected or draining was picked")
+	}
+	if res.Done == nil {
+		return nil
+	}
+	done := sent
+	if r.policy.Report != nil {
+		done.ServerLoad = r.policy.Report(index)
+	}
+	res.Done(done)
+	return nil
+}
+
+// Rigs are the worn rigs of one size, each made when a benchmark first wants it and kept for its repetitions. Make it
+// with [NewRigs]; the caller closes it. It belongs to one goroutine.
+type Rigs struct {
+	n  int
+	by map[string]*Rig
+}
+
+// NewRigs returns an empty set for n endpoints.
+func NewRigs(n int) *Rigs { return &Rigs{n, make(map[string]*Rig)} }
+
+// Of returns the rig of a policy, which is known by its label. It fails b if it cannot be made.
+func (w *Rigs) Of(b *testing.B, p Policy) *Rig {
+	b.Helper()
+	r := w.by[p.Label]
+	if r == nil {
+		var err error
+		if r, err = NewWorn(p, w.n); err != nil {
+			b.Fatal(err)
+		}
+		w.by[p.Label] = r
+	}
+	return r
+}
+
+// Close ends all of them.
+func (w *Rigs) Close() {
+	for _, r := range w.by {
+		r.Close()
+	}
 }
