@@ -214,8 +214,10 @@ func TestIdleIsWoken(t *testing.T) {
 func TestUpdateErrors(t *testing.T) {
 	r := newRig(t, Config{}, fleet(2))
 	err := r.p.UpdateClientConnState(gbalancer.ClientConnState{
-		ResolverState:  gresolver.State{Endpoints: endpoints("z:1")},
-		BalancerConfig: struct{ serviceconfig.LoadBalancingConfig }{},
+		ResolverState: gresolver.State{Endpoints: endpoints("z:1")},
+		BalancerConfig: struct {
+			serviceconfig.LoadBalancingConfig
+		}{},
 	})
 	if !errors.Is(err, gbalancer.ErrBadResolverState) || !strings.Contains(err.Error(), "want evenkeel's own") {
 		t.Errorf("a foreign config: %v", err)
