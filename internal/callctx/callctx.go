@@ -21,6 +21,8 @@ type Record struct {
 	HasHashKey bool
 	// Call is the live state of the call, nil if no wrapper has started one.
 	Call *Call
+	// Observer hears what happens to the call; nil means that nobody listens.
+	Observer Observer
 }
 
 // Binding binds a filter to services; Services empty means all of them. It is immutable.
