@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"time"
 
 	"google.golang.org/grpc/serviceconfig"
@@ -146,7 +147,7 @@ func unmarshalStrict(js json.RawMessage, v any) error {
 	if err := d.Decode(v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(wrong.Field, "config"), wrong.Value, wrong.Type)
+			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(wrong.Field, "config"), wrong.Value, inJSON(wrong.Type))
 		}
 		return err
 	}
@@ -154,6 +155,17 @@ func unmarshalStrict(js json.RawMessage, v any) error {
 		return fmt.Errorf("config has text after its end")
 	}
 	return nil
+}
+
+// inJSON says how a value of type t is written.
+func inJSON(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[duration]():
+		return `a string such as "30s"`
+	case t.Kind() == reflect.Struct:
+		return "an object"
+	}
+	return t.String()
 }
 
 // duration is a time.Duration that is written "1.5s" in JSON, as [time.ParseDuration] reads it.

@@ -1,0 +1,228 @@
+package balancer
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	gbalancer "google.golang.org/grpc/balancer"
+
+	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
+)
+
+func TestParseConfig(t *testing.T) {
+	for _, tt := range []struct {
+		js   string
+		want Strategy
+	}{
+		{`{}`, RoundRobin{}},
+		{`null`, RoundRobin{}},
+		{` { } `, RoundRobin{}},
+		{`{"strategy":null}`, RoundRobin{}},
+		{`{"strategy":{"random":{}}}`, Random{}},
+		{`{"strategy":{"random":null}}`, Random{}},
+		{`{"strategy":{"weighted":{}}}`, Weighted{}},
+		{`{"strategy":{"least_request":{}}}`, LeastRequest{}},
+		{`{"strategy":{"least_request":{"choices":10}}}`, LeastRequest{Choices: 10}},
+		{`{"strategy":{"peak_ewma":{"choices":3,"decay":"1m","penalty":"500ms"}}}`,
+			PeakEWMA{Choices: 3, Decay: time.Minute, Penalty: 500 * time.Millisecond}},
+		{`{"blacklist":{}}`, RoundRobin{}},
+		{`{"blacklist":null}`, RoundRobin{}},
+		{`{"filter":"","require":""}`, RoundRobin{}},
+	} {
+		c, err := lbtest.ParseConfig(Name, tt.js)
+		if err != nil {
+			t.Errorf("%s: %v", tt.js, err)
+			continue
+		}
+		s := c.(*settings)
+		if s.strategy != tt.want || !s.filter.IsZero() || !s.require.IsZero() || s.judge.failures != 3 {
+			t.Errorf("%s: %+v, want strategy %+v and defaults", tt.js, s, tt.want)
+		}
+	}
+	c, err := lbtest.ParseConfig(Name, `{"filter":"b=2,a=1","require":"zone in (eu)","blacklist":{"failures":5,"baseEjection":"10s",
+		"maxEjection":"1m","maxEjectedPercent":30,"probeTimeout":"1s","classifier":"test-strict"}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := c.(*settings)
+	if s.filter.String() != "a=1,b=2" || s.require.String() != "zone=eu" || s.judge.failures != 5 || s.judge.percent != 30 ||
+		s.judge.base != 10e9 || s.judge.max != 60e9 || s.judge.probe != 1e9 || s.plain {
+		t.Errorf("everything set: %+v", s)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	for _, tt := range []struct{ js, want string }{
+		{``, `evenkeel: EOF`},
+		{`{`, `evenkeel: unexpected EOF`},
+		{`[]`, `evenkeel: config = a JSON array, want an object`},
+		{`"x"`, `evenkeel: config = a JSON string, want an object`},
+		{`{} {}`, `evenkeel: config has text after its end`},
+		{`{}}`, `evenkeel: config has text after its end`},
+		{`{"stratgy":{}}`, `evenkeel: json: unknown field "stratgy"`},
+		{`{"strategy":"random"}`, `evenkeel: strategy = "random", want an object with one entry such as {"least_request":{"choices":2}}`},
+		{`{"strategy":{}}`, `evenkeel: strategy = {}, want an object with one entry`},
+		{`{"strategy":{"random":{},"weighted":{}}}`, `evenkeel: strategy = {"random":{},"weighted":{}}, want an object with one entry`},
+		{`{"strategy":{"fastest":{}}}`,
+			`evenkeel: strategy = "fastest", want one of ["least_request" "peak_ewma" "random" "round_robin" `},
+		{`{"strategy":{"random":{"choices":2}}}`, `evenkeel: strategy random: json: unknown field "choices"`},
+		{`{"strategy":{"random":[]}}`, `evenkeel: strategy random: config = a JSON array, want an object`},
+		{`{"strategy":{"least_request":{"choices":1}}}`, `evenkeel: strategy least_request: choices = 1, want 2 to 10`},
+		{`{"strategy":{"least_request":{"choices":-1}}}`, `evenkeel: strategy least_request: choices = -1, want 2 to 10`},
+		{`{"strategy":{"least_request":{"choices":11}}}`, `evenkeel: strategy least_request: choices = 11, want 2 to 10`},
+		{`{"strategy":{"least_request":{"choices":"2"}}}`, `evenkeel: strategy least_request: choices = a JSON string, want int`},
+		{`{"strategy":{"least_request":{"choices":2.5}}}`, `evenkeel: strategy least_request: choices = a JSON number 2.5, want int`},
+		{`{"strategy":{"least_request":{"choice":2}}}`, `evenkeel: strategy least_request: json: unknown field "choice"`},
+		{`{"strategy":{"peak_ewma":{"choices":1}}}`, `evenkeel: strategy peak_ewma: choices = 1, want 2 to 10`},
+		{`{"strategy":{"peak_ewma":{"decay":"-1s"}}}`, `evenkeel: strategy peak_ewma: decay = -1s, want a positive duration`},
+		{`{"strategy":{"peak_ewma":{"penalty":"-1s"}}}`, `evenkeel: strategy peak_ewma: penalty = -1s, want a positive duration`},
+		{`{"strategy":{"peak_ewma":{"decay":10}}}`, `evenkeel: strategy peak_ewma: decay = a JSON number, want a string such as "30s"`},
+		{`{"strategy":{"peak_ewma":{"decay":"10"}}}`, `evenkeel: strategy peak_ewma: duration = "10", want one such as "30s" or "1m30s"`},
+		{`{"filter":"track=canary,,"}`, `evenkeel: filter: filters: column 14 of "track=canary,,": got ","`},
+		{`{"require":"zone in (a"}`, `evenkeel: require: filters: column 11 of "zone in (a": got the end`},
+		{`{"filter":3}`, `evenkeel: filter = a JSON number, want string`},
+		{`{"blacklist":true}`, `evenkeel: blacklist: config = a JSON bool, want an object`},
+		{`{"blacklist":{"failure":3}}`, `evenkeel: blacklist: json: unknown field "failure"`},
+		{`{"blacklist":{"failures":"3"}}`, `evenkeel: blacklist: failures = a JSON string, want int`},
+		{`{"blacklist":{"failures":-3}}`, `evenkeel: blacklist.failures = -3, want 1 to 1000`},
+		{`{"blacklist":{"maxEjectedPercent":200}}`, `evenkeel: blacklist.maxEjectedPercent = 200, want 1 to 100`},
+		{`{"blacklist":{"baseEjection":"30"}}`, `evenkeel: blacklist: duration = "30", want one such as`},
+		{`{"blacklist":{"baseEjection":30}}`, `evenkeel: blacklist: baseEjection = a JSON number, want a string such as "30s"`},
+		{`{"blacklist":{"baseEjection":"-30s"}}`, `evenkeel: blacklist.baseEjection = -30s, want 1ns to 8760h0m0s`},
+		{`{"blacklist":{"maxEjection":"1s"}}`, `evenkeel: blacklist.maxEjection = 1s, want at least baseEjection, which is 30s`},
+		{`{"blacklist":{"classifier":"mine"}}`, `evenkeel: blacklist.classifier = "mine", want one of ["default"`},
+	} {
+		_, err := lbtest.ParseConfig(Name, tt.js)
+		if err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s:\n%v, want\n%s", tt.js, err, tt.want)
+		}
+	}
+	var pe *filters.ParseError
+	if _, err := lbtest.ParseConfig(Name, `{"filter":"a=1,,"}`); !errors.As(err, &pe) {
+		t.Errorf("the error of a filter is a %T, want it to wrap a *filters.ParseError", err)
+	}
+}
+
+// broken is a strategy that nobody registered; unfit one whose settings its own parser refuses.
+type (
+	unregistered struct{ Random }
+	unfit        struct{ LeastRequest }
+)
+
+func (unregistered) Name() string { return "unregistered" }
+
+func (unfit) MarshalJSON() ([]byte, error) { return nil, errRefused }
+
+func TestLoadBalancingConfig(t *testing.T) {
+	for _, tt := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{}, `{"evenkeel":{"strategy":{"round_robin":{}}}}`},
+		{Config{Strategy: LeastRequest{}}, `{"evenkeel":{"strategy":{"least_request":{}}}}`},
+		{Config{Strategy: LeastRequest{Choices: 3}}, `{"evenkeel":{"strategy":{"least_request":{"choices":3}}}}`},
+		{Config{Strategy: PeakEWMA{Decay: 90 * time.Second}}, `{"evenkeel":{"strategy":{"peak_ewma":{"decay":"1m30s"}}}}`},
+		{Config{Filter: filter(t, "b=2,a=1"), Require: filters.Zone("eu")},
+			`{"evenkeel":{"strategy":{"round_robin":{}},"filter":"a=1,b=2","require":"zone=eu"}}`},
+		{Config{Blacklist: Blacklist{Disabled: true}}, `{"evenkeel":{"strategy":{"round_robin":{}},"blacklist":{"disabled":true}}}`},
+		{Config{Blacklist: Blacklist{Failures: 5, BaseEjection: time.Second, MaxEjection: time.Minute, MaxEjectedPercent: 10,
+			ProbeTimeout: time.Second, Classifier: "default"}},
+			`{"evenkeel":{"strategy":{"round_robin":{}},"blacklist":{"failures":5,"baseEjection":"1s","maxEjection":"1m0s",` +
+				`"maxEjectedPercent":10,"probeTimeout":"1s","classifier":"default"}}}`},
+	} {
+		js, err := LoadBalancingConfig(tt.c)
+		if err != nil || string(js) != tt.want {
+			t.Errorf("%+v: %s (%v), want %s", tt.c, js, err, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		c    Config
+		want string
+	}{
+		{Config{Strategy: LeastRequest{Choices: 1}}, "evenkeel: strategy least_request: choices = 1, want 2 to 10"},
+		{Config{Strategy: unregistered{}}, `evenkeel: strategy = "unregistered", want one of [`},
+		{Config{Strategy: unfit{}}, "evenkeel: strategy least_request: json: error calling MarshalJSON"},
+		{Config{Filter: filters.Label("bad key!", "")}, "evenkeel: filter: filters: Label: key"},
+		{Config{Require: filters.Label("bad key!", "")}, "evenkeel: require: filters: Label: key"},
+		{Config{Blacklist: Blacklist{BaseEjection: -time.Second}}, "evenkeel: blacklist.baseEjection = -1s, want"},
+	} {
+		if _, err := LoadBalancingConfig(tt.c); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%+v: %v, want %s", tt.c, err, tt.want)
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("ServiceConfig of an invalid Config does not panic")
+		}
+	}()
+	ServiceConfig(Config{Strategy: LeastRequest{Choices: 1}})
+}
+
+// reparse reads what LoadBalancingConfig wrote into a Config, as only a test needs to.
+func reparse(t testing.TB, js []byte) Config {
+	t.Helper()
+	var outer map[string]json.RawMessage
+	if err := json.Unmarshal(js, &outer); err != nil {
+		t.Fatal(err)
+	}
+	return configOf(t, outer[Name])
+}
+
+// configOf is the Config behind a policy's JSON that parseConfig accepts.
+func configOf(t testing.TB, js []byte) Config {
+	t.Helper()
+	s, err := parseConfig(js)
+	if err != nil {
+		t.Fatalf("%s: %v", js, err)
+	}
+	var raw struct{ Blacklist Blacklist }
+	if err := json.Unmarshal(js, &raw); err != nil {
+		t.Fatalf("%s: %v", js, err)
+	}
+	return Config{Strategy: s.strategy, Filter: s.filter, Require: s.require, Blacklist: raw.Blacklist}
+}
+
+// FuzzConfig: no text makes the parser panic, and whatever it accepts can be written and read again without a change.
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `null`, `[]`, `{"strategy":{"random":{}}}`, `{"strategy":{"least_request":{"choices":2}}}`,
+		`{"strategy":{"peak_ewma":{"choices":3,"decay":"10s","penalty":"5s"}}}`, `{"strategy":{"weighted":{}},"filter":"track=canary"}`,
+		`{"require":"zone in (a,b),version>=1.4.0","filter":"prefer(id(x); !deprecated)"}`,
+		`{"blacklist":{"disabled":true,"failures":3,"baseEjection":"30s","maxEjection":"300s","maxEjectedPercent":50,"probeTimeout":"5s"}}`,
+		`{"blacklist":{"classifier":"default","baseEjection":"8760h"}}`, `{"filter":"any(a=\"\u00e9\"; not(serves(x.Y)))"}`,
+		`{"strategy":{"round_robin":null},"blacklist":null,"filter":""}`, `{"FILTER":"a","filter":"b"}`, `{"filter":"func(nope)"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, js []byte) {
+		if _, err := parseConfig(js); err != nil {
+			return
+		}
+		want := configOf(t, js)
+		out, err := LoadBalancingConfig(want)
+		if err != nil {
+			t.Fatalf("accepted %s and cannot write it: %v", js, err)
+		}
+		got := reparse(t, out)
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s was read as %+v, written as %s, and read as %+v", js, want, out, got)
+		}
+		// What is accepted can be put into force.
+		cc := lbtest.New()
+		b := lbtest.BuildWith(cc, builder{clock: &fakeClock{now: start}, rand: seeded(1)}, "orders")
+		defer b.Close()
+		p := b.(*policy)
+		p.mu.Lock()
+		s, _ := parseConfig(js)
+		p.adopt(s)
+		p.publish()
+		if _, err := cc.Picker().Pick(gbalancer.PickInfo{}); err == nil {
+			t.Fatal("a pick among no instances succeeds")
+		}
+	})
+}
