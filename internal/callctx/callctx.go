@@ -52,13 +52,40 @@ func With(ctx context.Context, rec Record) context.Context {
 }
 
 // Begin starts a call: a context that carries what ctx carried and a new Call. It allocates once. tried is shared by
-// the attempts of one logical call; nil means none.
+// the attempts of one logical call. Wrappers nest: where ctx carries a Call already, that one too learns who was
+// picked, and a nil tried and an unknown kind mean what it says.
 func Begin(ctx context.Context, kind Kind, tried *Tried) (context.Context, *Call) {
-	c := &callContext{recordContext: recordContext{Context: ctx, rec: Copy(ctx)}}
+	return new(Room).Begin(ctx, kind, tried)
+}
+
+// Room is room for one call's context within something larger that a wrapper allocates for the call anyway. Its zero
+// value is ready, for one Begin; it must not be copied, and must not be used again, since a context may outlive its
+// call.
+type Room struct{ c callContext }
+
+// Begin is the function [Begin] without its allocation.
+func (r *Room) Begin(ctx context.Context, kind Kind, tried *Tried) (context.Context, *Call) {
+	c := &r.c
+	c.Context, c.rec = ctx, Copy(ctx)
 	c.call.Kind, c.call.Tried = kind, tried
+	if outer := c.rec.Call; outer != nil {
+		c.call.outer = outer
+		if tried == nil {
+			c.call.Tried = outer.Tried
+		}
+		if kind == UnknownKind {
+			c.call.Kind = outer.Kind
+		}
+	}
 	c.rec.Call = &c.call
 	return c, &c.call
 }
+
+// Call is the call that began here.
+func (r *Room) Call() *Call { return &r.c.call }
+
+// Observer is who watches the call that began here, nil if nobody does.
+func (r *Room) Observer() Observer { return r.c.rec.Observer }
 
 // callContext is a recordContext with room for the call, so that both are one allocation.
 type callContext struct {
@@ -107,10 +134,15 @@ type Call struct {
 	Tried *Tried
 
 	picked atomic.Pointer[Endpoint]
+	outer  *Call
 }
 
 // SetPicked is called by the picker with the endpoint it chose; a later pick of the same attempt replaces it.
-func (c *Call) SetPicked(e *Endpoint) { c.picked.Store(e) }
+func (c *Call) SetPicked(e *Endpoint) {
+	for ; c != nil; c = c.outer {
+		c.picked.Store(e)
+	}
+}
 
 // Picked is the endpoint chosen last, nil if none was.
 func (c *Call) Picked() *Endpoint { return c.picked.Load() }
