@@ -1,6 +1,6 @@
 // Package bench measures load-balancing policies, evenkeel's and everybody else's, by one and the same harness.
 //
-//	go test -run '^$' -bench . ./bench                 # everything, about four minutes
+//	go test -run '^$' -bench . ./bench                 # everything, about a minute
 //	go test -run '^$' -bench 'Pick/.*/n=1000$' ./bench  # one size
 //	make bench                                          # six times, and README.md written anew
 //
@@ -15,7 +15,7 @@
 // over: several values deep, with outgoing metadata, below a cancellation, and with a deadline or without.
 //
 // What there is to measure: [Rig.Pick] (one pick and its end), [Converge] (from the first update of the resolver to
-// a picker over all endpoints), [Change] (one endpoint of many changes) and [Memory] (bytes for each endpoint). The
+// a picker over all endpoints), [Changer] (one endpoint of many changes) and [Memory] (bytes for each endpoint). The
 // benchmarks of this package apply them to evenkeel's strategies and to grpc-go's policies; a module that brings
 // other libraries applies them to those, with the same [Policy] for evenkeel beside them in the same run.
 //

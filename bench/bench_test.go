@@ -5,6 +5,8 @@ import (
 	"os"
 	"slices"
 	"testing"
+
+	"github.com/evenkeel/evenkeel/balancer"
 )
 
 func TestMain(m *testing.M) { os.Exit(Main(m)) }
@@ -44,13 +46,14 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
-// BenchmarkPickOf64 is BenchmarkPick with a filter while 64 others are in use.
+// BenchmarkPickOf64 is BenchmarkPick with a filter while 64 others are in use. How a set of candidates is found is the
+// same for all strategies, so two of them will do.
 func BenchmarkPickOf64(b *testing.B) {
 	const n = 10000
 	w := NewRigs(n)
 	defer w.Close()
 	c := Context{Filtered: true}
-	for _, p := range Strategies() {
+	for _, p := range []Policy{Evenkeel(balancer.RoundRobin{}), Evenkeel(balancer.LeastRequest{})} {
 		b.Run(fmt.Sprintf("policy=%s/n=%d/filter=one_in_ten/ctx=%v/par=1", p.Label, n, c), func(b *testing.B) {
 			r := w.Of(b, p)
 			if err := r.Use(MaxFilters); err != nil {
@@ -63,7 +66,7 @@ func BenchmarkPickOf64(b *testing.B) {
 
 // BenchmarkConverge is how long a client needs that starts, or that finds its whole service replaced.
 func BenchmarkConverge(b *testing.B) {
-	ours := Strategies()[0]
+	ours := Evenkeel(balancer.RoundRobin{})
 	for _, n := range []int{100, 1000, 4000, 10000} {
 		for _, p := range []Policy{ours, GRPCRoundRobin()} {
 			if n > 4000 && !p.ours() {
@@ -77,22 +80,32 @@ func BenchmarkConverge(b *testing.B) {
 // BenchmarkChange is what each change in a large service costs every one of its clients.
 func BenchmarkChange(b *testing.B) {
 	const n = 10000
-	ours := Strategies()[0]
+	ours := Evenkeel(balancer.RoundRobin{})
 	for _, k := range []Kind{State, Labels} {
 		for _, row := range []struct {
 			p     Policy
 			inUse int
 		}{{ours, 0}, {ours, MaxFilters}, {GRPCRoundRobin(), 0}} {
+			var c *Changer
 			b.Run(fmt.Sprintf("policy=%s/n=%d/kind=%s/filters=%d", row.p.Label, n, k, row.inUse), func(b *testing.B) {
-				Change(b, row.p, n, row.inUse, k)
+				if c == nil {
+					var err error
+					if c, err = NewChanger(row.p, n, row.inUse, k); err != nil {
+						b.Fatal(err)
+					}
+				}
+				c.Change(b)
 			})
+			if c != nil {
+				c.Close()
+			}
 		}
 	}
 }
 
 // BenchmarkMemory is what an endpoint costs as long as it is there.
 func BenchmarkMemory(b *testing.B) {
-	ours := Strategies()[0]
+	ours := Evenkeel(balancer.RoundRobin{})
 	for _, n := range []int{1000, 10000} {
 		for _, row := range []struct {
 			p     Policy

@@ -151,21 +151,17 @@ func TestChange(t *testing.T) {
 	leak.Check(t)
 	const n = 50
 	for _, p := range []Policy{Strategies()[0], GRPCRoundRobin()} {
-		r, err := newRig(p, true)
+		c, err := NewChanger(p, n, MaxFilters, State)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.Close()
-		c, err := r.changer(n, MaxFilters, State)
-		if err != nil {
-			t.Fatal(err)
-		}
+		defer c.Close()
 		for i := range 4 {
 			there := i%2 == 0
-			if err := c.once(there); err != nil {
+			if err := c.once(); err != nil {
 				t.Fatal(err)
 			}
-			if got := r.ch.Covers(r.ch.Picker(), n); got == there {
+			if got := c.r.ch.Covers(c.r.ch.Picker(), n); got == there {
 				t.Errorf("%s: change %d: the picker covers all %d: %t, want %t", p.Label, i, n, got, !there)
 			}
 		}
@@ -175,22 +171,18 @@ func TestChange(t *testing.T) {
 // TestChangeOfLabels checks that the change takes the instance out of a filter in use, and puts it back.
 func TestChangeOfLabels(t *testing.T) {
 	leak.Check(t)
-	r, err := newRig(Strategies()[0], true)
+	c, err := NewChanger(Strategies()[0], 50, MaxFilters, Labels)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	c, err := r.changer(50, MaxFilters, Labels)
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer c.Close()
 	only := filters.NewContext(t.Context(), filters.All(InFilters(0), filters.ID("i0")), service)
 	for i := range 4 {
 		there := i%2 == 0
-		if err := c.once(there); err != nil {
+		if err := c.once(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := call(r.ch.Picker(), gbalancer.PickInfo{Ctx: only, FullMethodName: method}, &sent); (err != nil) != there {
+		if _, err := call(c.r.ch.Picker(), gbalancer.PickInfo{Ctx: only, FullMethodName: method}, &sent); (err != nil) != there {
 			t.Errorf("change %d: a pick among those that meet %v and are i0: %v, want an error: %t", i, InFilters(0), err, there)
 		}
 	}

@@ -127,7 +127,7 @@ func Converge(b *testing.B, p Policy, n int) {
 	b.ReportMetric(float64(total.Nanoseconds())/float64(b.N), "ns/op")
 }
 
-// Kind is what changes in [Change].
+// Kind is what changes in a [Changer].
 type Kind string
 
 const (
@@ -138,56 +138,67 @@ const (
 	Labels Kind = "labels"
 )
 
-// Change times how long it takes from a change of one endpoint of n until the policy has published a picker that
-// knows it, with some filters in use, each of which one in ten of the endpoints meets and the changing one eight in
-// all. Changes come one at a time: before each, the policy is left alone for as long as it needs to see that things
-// are quiet, because what is asked here is what one change costs, not how many of a burst are put together.
-func Change(b *testing.B, p Policy, n, inUse int, k Kind) {
+// Changer makes one endpoint of many change back and forth. Make it with [NewChanger]; the caller closes it. It belongs
+// to one goroutine.
+type Changer struct {
+	r     *Rig
+	kind  Kind
+	conn  *Conn
+	lists [2][]gresolver.Endpoint // after an even and an odd number of changes
+	quiet time.Duration           // how long to leave the policy alone
+	there bool                    // the next change is there, not back
+}
+
+// NewChanger makes a rig of n endpoints with some filters in use, each of which one in ten of the endpoints meets and
+// the changing one eight in all. Only evenkeel has filters.
+func NewChanger(p Policy, n, inUse int, k Kind) (*Changer, error) {
 	r, err := newRig(p, true)
 	if err != nil {
-		b.Fatal(err)
+		return nil, err
 	}
-	defer r.Close()
-	c, err := r.changer(n, inUse, k)
-	if err != nil {
-		b.Fatal(err)
+	c := &Changer{r: r, kind: k, there: true}
+	if err := c.prepare(n, inUse); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("policy %s, n = %d: %w", p.Label, n, err)
 	}
+	return c, nil
+}
+
+// Close ends the policy.
+func (c *Changer) Close() { c.r.Close() }
+
+// Change times how long it takes from a change of the endpoint until the policy has published a picker that knows it.
+// Changes come one at a time: before each, the policy is left alone until its window has ended, because what is asked
+// here is what one change costs, not how many of a burst are put together.
+func (c *Changer) Change(b *testing.B) {
 	b.ReportAllocs()
-	b.ResetTimer()
 	b.StopTimer()
-	for i := range b.N {
+	b.ResetTimer()
+	for range b.N {
 		<-time.After(c.quiet)
 		b.StartTimer()
-		if err := c.once(i%2 == 0); err != nil {
+		if err := c.once(); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
 	}
 }
 
-// changer makes one endpoint change back and forth.
-type changer struct {
-	r     *Rig
-	kind  Kind
-	conn  *Conn
-	lists [2][]gresolver.Endpoint // after an even and an odd number of changes
-	quiet time.Duration           // how long to leave the policy alone
-}
+// quietFactor is how many times as long as a change of state took the policy is left alone before the next one: more
+// than the tenfold that evenkeel's windows last (ADR-0007). An update of the resolver is published before it returns,
+// window or not, and needs no pause.
+const quietFactor = 12
 
-// quietFactor is how many times as long as a change took the policy is left alone before the next one: more than the
-// tenfold that evenkeel's windows last (ADR-0007).
-const quietFactor = 15
-
-func (r *Rig) changer(n, inUse int, k Kind) (*changer, error) {
+func (c *Changer) prepare(n, inUse int) error {
+	r := c.r
 	fleet, other := tagged(n), tagged(n) // a registry makes all records anew, so none is recognised by its address in memory
-	c := &changer{r: r, kind: k}
 	delete(other[0].Labels, tag(0))
 	c.lists = [2][]gresolver.Endpoint{lbtest.Endpoints(fleet...), lbtest.Endpoints(other...)}
 	if err := r.update(c.lists[0]); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := r.covered(0, n); err != nil {
-		return nil, err
+		return err
 	}
 	for _, conn := range r.ch.conns {
 		if conn.addr == fleet[0].Addr {
@@ -195,25 +206,26 @@ func (r *Rig) changer(n, inUse int, k Kind) (*changer, error) {
 		}
 	}
 	if c.conn == nil || c.conn.health == nil {
-		return nil, errors.New("the policy listens to nobody's health")
+		return errors.New("the policy listens to nobody's health")
 	}
 	if r.policy.ours() {
 		if err := r.Use(inUse); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	// A few changes that nobody times say how long one takes.
-	for i := range 4 {
+	for range 4 { // a few changes that nobody times say how long one takes
 		<-time.After(20 * time.Millisecond)
-		if err := c.once(i%2 == 0); err != nil {
-			return nil, err
+		if err := c.once(); err != nil {
+			return err
 		}
 	}
-	return c, nil
+	return nil
 }
 
 // once makes a change, there or back, and returns when the picker that knows it is published.
-func (c *changer) once(there bool) error {
+func (c *Changer) once() error {
+	there := c.there
+	c.there = !there
 	seq, start := c.r.ch.current().seq, time.Now()
 	switch {
 	case c.kind == State && there:
@@ -222,12 +234,12 @@ func (c *changer) once(there bool) error {
 		})
 	case c.kind == State:
 		c.conn.health(gbalancer.SubConnState{ConnectivityState: connectivity.Ready})
-	case there:
-		if err := c.r.update(c.lists[1]); err != nil {
-			return err
-		}
 	default:
-		if err := c.r.update(c.lists[0]); err != nil {
+		list := c.lists[0]
+		if there {
+			list = c.lists[1]
+		}
+		if err := c.r.update(list); err != nil {
 			return err
 		}
 	}
@@ -235,7 +247,9 @@ func (c *changer) once(there bool) error {
 	if err != nil {
 		return err
 	}
-	c.quiet = time.Millisecond + quietFactor*done.at.Sub(start)
+	if c.quiet = time.Millisecond; c.kind == State {
+		c.quiet += quietFactor * done.at.Sub(start)
+	}
 	return nil
 }
 
