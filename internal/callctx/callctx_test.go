@@ -1,49 +1,117 @@
-package callctx_test
+package callctx
 
 import (
 	"context"
+	"sync"
 	"testing"
-
-	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
-func TestNestedCalls(t *testing.T) {
-	dead, alive := &callctx.Endpoint{Addr: "a:1"}, &callctx.Endpoint{Addr: "b:1"}
-	tried := new(callctx.Tried)
-	tried.Add(dead)
-	ctx := callctx.With(context.Background(), callctx.Record{HashKey: "k", HasHashKey: true})
-	ctx, outer := callctx.Begin(ctx, callctx.Stream, tried)
-	ctx, inner := callctx.Begin(ctx, callctx.UnknownKind, nil)
+type otherKey struct{}
 
-	rec := callctx.From(ctx)
-	if rec.Call != inner || !rec.HasHashKey || rec.HashKey != "k" {
-		t.Errorf("the record is %+v, want the inner call and what the context carried before", rec)
+func TestRecord(t *testing.T) {
+	ctx := context.WithValue(t.Context(), otherKey{}, "kept")
+	if From(ctx) != nil {
+		t.Error("there is a record in a context that nobody put one into")
 	}
-	if inner.Kind != callctx.Stream || !inner.Tried.Has(dead) {
-		t.Errorf("the inner call is of kind %v and has %d tried endpoints, want those of the outer one",
-			inner.Kind, inner.Tried.Len())
+	if rec := Copy(ctx); rec != (Record{}) {
+		t.Errorf("Copy of nothing is %+v, want an empty record", rec)
 	}
-	inner.SetPicked(alive)
-	if outer.Picked() != alive || inner.Picked() != alive {
-		t.Errorf("picked: %v and %v, want both calls to know %v", outer.Picked(), inner.Picked(), alive)
+
+	outer := With(ctx, Record{HashKey: "k", HasHashKey: true, Filters: &Binding{Filter: 1}})
+	rec := Copy(outer)
+	rec.Call = new(Call)
+	inner := With(context.WithValue(outer, otherKey{}, "newer"), rec)
+	if r := From(outer); r == nil || r.HashKey != "k" || r.Call != nil || r.Filters.Filter != 1 {
+		t.Errorf("the outer record is %+v, want it unchanged", r)
 	}
-	if _, c := callctx.Begin(ctx, callctx.Unary, new(callctx.Tried)); c.Kind != callctx.Unary || c.Tried.Len() != 0 {
-		t.Errorf("a call with a kind and a set of its own has kind %v and %d tried, want what it was given",
-			c.Kind, c.Tried.Len())
+	if r := From(inner); r == nil || r.HashKey != "k" || r.Call != rec.Call || r.Filters != From(outer).Filters {
+		t.Errorf("the inner record is %+v, want the outer one and the call", r)
+	}
+	if outer.Value(otherKey{}) != "kept" || inner.Value(otherKey{}) != "newer" || inner.Value("absent") != nil {
+		t.Error("other values are not passed on")
 	}
 }
 
-func TestRoom(t *testing.T) {
-	var room callctx.Room
-	ctx, call := room.Begin(context.Background(), callctx.Unary, nil)
-	if rec := callctx.From(ctx); rec == nil || rec.Call != call || room.Call() != call {
-		t.Errorf("the context carries %+v, want the room's call", rec)
+// TestContext: deadline and cancellation are those of the context below.
+func TestContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ctx = With(ctx, Record{})
+	if ctx.Err() != nil {
+		t.Fatal(ctx.Err())
 	}
-	if room.Observer() != nil {
-		t.Error("somebody watches, want nobody")
+	derived, stop := context.WithCancel(ctx)
+	defer stop()
+	cancel()
+	<-derived.Done()
+	if ctx.Err() != context.Canceled {
+		t.Errorf("after cancel: %v", ctx.Err())
 	}
-	n := testing.AllocsPerRun(100, func() { callctx.Begin(context.Background(), callctx.Unary, nil) })
-	if n != 1 {
-		t.Errorf("Begin allocates %v times, want once", n)
+}
+
+func TestAllocations(t *testing.T) {
+	ctx := t.Context()
+	if n := testing.AllocsPerRun(100, func() { From(With(ctx, Record{HashKey: "k"})) }); n > 1 {
+		t.Errorf("With and From allocate %v times, want once", n)
+	}
+	deep := With(ctx, Record{})
+	for range 5 {
+		deep = context.WithValue(deep, otherKey{}, 1)
+	}
+	if n := testing.AllocsPerRun(100, func() { From(deep) }); n > 0 {
+		t.Errorf("From allocates %v times, want never", n)
+	}
+}
+
+func TestCall(t *testing.T) {
+	var c Call
+	if c.Picked() != nil || c.Kind != UnknownKind || c.Tried.Has(nil) {
+		t.Error("the zero Call knows something")
+	}
+	a, b := &Endpoint{ID: "a"}, &Endpoint{ID: "b"}
+	c.SetPicked(a)
+	c.SetPicked(b)
+	if c.Picked() != b {
+		t.Errorf("Picked is %+v, want the last one", c.Picked())
+	}
+}
+
+func TestTried(t *testing.T) {
+	var none *Tried
+	a, b, likeA := &Endpoint{ID: "a"}, &Endpoint{ID: "b"}, &Endpoint{ID: "a"}
+	if none.Has(a) || none.Len() != 0 {
+		t.Error("a nil set has something in it")
+	}
+	var s Tried
+	s.Add(nil)
+	s.Add(a)
+	s.Add(a)
+	if s.Len() != 1 || !s.Has(a) || s.Has(b) || s.Has(likeA) {
+		t.Errorf("after adding a twice: %d, a %t, b %t, another life of a %t; want 1, true, false, false", s.Len(), s.Has(a), s.Has(b), s.Has(likeA))
+	}
+}
+
+func TestTriedConcurrently(t *testing.T) {
+	var s Tried
+	var c Call
+	eps := make([]*Endpoint, 16)
+	for i := range eps {
+		eps[i] = new(Endpoint)
+	}
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range eps {
+				e := eps[(i+g)%len(eps)]
+				s.Add(e)
+				c.SetPicked(e)
+				if !s.Has(e) || c.Picked() == nil {
+					t.Error("an endpoint that was added is not there")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if s.Len() != len(eps) {
+		t.Errorf("%d in the set, want %d", s.Len(), len(eps))
 	}
 }

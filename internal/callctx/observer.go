@@ -3,6 +3,7 @@ package callctx
 import (
 	"context"
 	"fmt"
+	"net"
 	"time"
 )
 
@@ -38,6 +39,8 @@ type Event struct {
 	Delay time.Duration
 	// Endpoint is the one that it is about, nil if it is about none.
 	Endpoint *Endpoint
+	// Peer is the address that an attempt reached (AttemptEnded), for who knows it from grpc.Peer; nil if nobody does.
+	Peer net.Addr
 	// Err is the error that caused it or that it caused.
 	Err error
 	// Detail is a short constant or existing text: the reason of a refusal, the key of a breaker or bucket. Do not
@@ -114,7 +117,8 @@ func StartAttempt(ctx context.Context, a Attempt) context.Context {
 	return ctx
 }
 
-// EndAttempt tells the Observer that the attempt made with ctx, which StartAttempt returned, ended with err.
+// EndAttempt tells the Observer that the attempt made with ctx, which StartAttempt returned, ended with err. Who can
+// say which address it reached uses [Report] with an AttemptEnded that does.
 func EndAttempt(ctx context.Context, err error) {
 	Report(ctx, Event{Kind: AttemptEnded, Err: err})
 }
