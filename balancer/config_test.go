@@ -69,7 +69,7 @@ func TestConfigErrors(t *testing.T) {
 		{`{"strategy":{}}`, `evenkeel: strategy = {}, want an object with one entry`},
 		{`{"strategy":{"random":{},"weighted":{}}}`, `evenkeel: strategy = {"random":{},"weighted":{}}, want an object with one entry`},
 		{`{"strategy":{"fastest":{}}}`,
-			`evenkeel: strategy = "fastest", want one of ["least_request" "peak_ewma" "random" "round_robin" `},
+			`evenkeel: strategy = "fastest", want one of ["forgiving" "least_request" "peak_ewma" "random" "round_robin" `},
 		{`{"strategy":{"random":{"choices":2}}}`, `evenkeel: strategy random: json: unknown field "choices"`},
 		{`{"strategy":{"random":[]}}`, `evenkeel: strategy random: config = a JSON array, want an object`},
 		{`{"strategy":{"least_request":{"choices":1}}}`, `evenkeel: strategy least_request: choices = 1, want 2 to 10`},
