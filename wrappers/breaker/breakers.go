@@ -1,0 +1,387 @@
+package breaker
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/evenkeel/evenkeel/internal/clock"
+)
+
+// Breakers are the circuit breakers of one client, of several, or of a server; they share a configuration and nothing
+// else. Make them with [New] and give their interceptors to [google.golang.org/grpc.NewClient] or NewServer, the unary
+// and the streaming one of the same Breakers. They are safe for concurrent use, have no goroutine, and need no
+// closing.
+type Breakers struct {
+	clock  clock.Clock
+	random func() uint64
+	events events
+	rules  atomic.Pointer[rules]
+	index  atomic.Pointer[map[key]*breaker] // replaced as a whole, under mu
+
+	unguarded atomic.Uint64
+	fullUntil atomic.Int64 // until when looking for room is in vain
+
+	mu  sync.Mutex // guards ids and the replacement of rules and index; taken before any breaker's lock
+	ids map[string]uint32
+}
+
+// key identifies a breaker.
+type key struct {
+	scope  uint32 // the entry of the configuration: a breaker has one policy
+	kind   Key
+	custom bool // name is from WithKey
+	server bool
+	target string
+	name   string // "/pkg.Service/Method", "/pkg.Service/" or, for Target, nothing
+}
+
+// text is how people call it.
+func (k key) text(r *rule) string {
+	var name string
+	switch {
+	case k.custom:
+		name = "key " + k.name
+	case k.kind == Service:
+		name = k.name + "*"
+	default:
+		name = k.name
+	}
+	shown := name
+	place := k.target
+	if k.server {
+		place = "this server"
+	}
+	name += " on " + place
+	if r.scopeText != "" && r.scopeText != "*" && r.scopeText != shown {
+		name += " under " + r.scopeText
+	}
+	return strings.TrimPrefix(name, " on ")
+}
+
+// New makes breakers. The error names the field that is wrong, what it is and what is wanted.
+func New(c Config) (*Breakers, error) {
+	return newBreakers(c, clock.New(), clock.Rand)
+}
+
+func newBreakers(c Config, clk clock.Clock, random func() uint64) (*Breakers, error) {
+	b := &Breakers{clock: clk, random: random, ids: make(map[string]uint32)}
+	b.events.deliver = func(e StateChange) {
+		if f := b.rules.Load().onStateChange; f != nil {
+			f(e)
+		}
+	}
+	b.index.Store(new(map[key]*breaker))
+	rs, err := c.resolve(1, b.id)
+	if err != nil {
+		return nil, err
+	}
+	b.rules.Store(rs)
+	return b, nil
+}
+
+// mustNew is for the shorthands.
+func mustNew(p Policy) *Breakers {
+	b, err := New(Config{Policy: p})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// id is the number of an entry of Config.Methods. mu is held, or b is not yet known to others.
+func (b *Breakers) id(text string) uint32 {
+	n, ok := b.ids[text]
+	if !ok {
+		n = uint32(len(b.ids) + 1)
+		b.ids[text] = n
+	}
+	return n
+}
+
+// Update replaces the configuration, callbacks included, while calls are running; calls that begin after it returned
+// go by the new one. If c is not valid, the error says why and nothing has changed.
+//
+// A breaker stays in its state as long as the new configuration has an entry for the same methods with the same Key;
+// others are forgotten. New thresholds hold for what its window has counted. With another Window, BucketPeriod, OpenFor
+// or Probes, which gobreaker takes only once, a closed breaker begins a new window, an open one begins its time anew
+// with the new length, and a half-open one follows when its probes are through.
+func (b *Breakers) Update(c Config) error {
+	b.mu.Lock()
+	rs, err := c.resolve(b.rules.Load().version+1, b.id)
+	if err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	b.rules.Store(rs)
+	next := make(map[key]*breaker)
+	kept := make([]*breaker, 0, len(next))
+	for k, br := range *b.index.Load() {
+		if r := rs.byScope[k.scope]; r != nil && !r.disabled && (k.custom || k.kind == r.key) {
+			next[k] = br
+			kept = append(kept, br)
+		} else {
+			br.gone.Store(true)
+		}
+	}
+	b.index.Store(&next)
+	b.fullUntil.Store(0)
+	b.mu.Unlock()
+	for _, br := range kept {
+		br.adopt(rs.byScope[br.key.scope])
+	}
+	return nil
+}
+
+// enter finds the call's breaker and takes a place there. c.b stays nil if the call is none of the breakers' business.
+// An error is why the breaker turns the call away, in which case the call has no place.
+func (b *Breakers) enter(c *call, target string, server bool, custom string) *Error {
+	for {
+		rs := b.rules.Load()
+		r, applies := rs.table.Applies(c.method)
+		if !applies || r.disabled {
+			return nil
+		}
+		k := r.keyOf(c.method, target, server, custom)
+		br := (*b.index.Load())[k]
+		if br == nil {
+			var again bool
+			if br, again = b.create(rs, r, k); again {
+				continue
+			} else if br == nil {
+				b.unguarded.Add(1)
+				return nil
+			}
+		}
+		if !br.used.Load() {
+			br.used.Store(true)
+		}
+		entered := br.places.enter(r.maxConcurrent)
+		if br.gone.Load() { // removed since it was found: whoever removes looks at places after setting gone
+			if entered {
+				br.places.leave()
+			}
+			b.await()
+			continue
+		}
+		c.b, c.rule = br, r
+		return c.ask(entered)
+	}
+}
+
+// await waits for whoever is changing the table.
+func (b *Breakers) await() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+}
+
+// keyOf is the key of the breaker for a call.
+func (r *rule) keyOf(method, target string, server bool, custom string) key {
+	k := key{scope: r.scope, kind: r.key, server: server, target: target}
+	switch {
+	case custom != "":
+		k.kind, k.custom, k.name = 0, true, custom
+	case r.key == Method:
+		k.name = method
+	case r.key == Service:
+		k.name = method[:strings.LastIndexByte(method, '/')+1]
+	}
+	return k
+}
+
+// ask asks c's breaker, where the call has entered, that is has a place, or found it full.
+func (c *call) ask(entered bool) (e *Error) {
+	admitted := false
+	defer func() { // a callback may panic
+		switch {
+		case admitted:
+		case c.done != nil:
+			c.end(excluded, nil)
+		case entered:
+			c.b.places.leave()
+		}
+	}()
+	if r := c.rule; c.b.rule.Load() != r {
+		c.b.adopt(r)
+	}
+	if entered {
+		e = c.b.admit(c)
+	} else {
+		last := c.b.last.Load()
+		e = &Error{Breaker: c.b.name, Phase: last.phase, Full: true, Since: last.at, Until: last.until,
+			server: c.b.key.server}
+	}
+	if e == nil {
+		admitted = true
+		return nil
+	}
+	e.Method, e.DryRun = c.method, c.rule.dry
+	c.b.rejected.Add(1)
+	if f := c.b.owner.rules.Load().onReject; f != nil {
+		f(e)
+	}
+	if !c.rule.dry {
+		return e
+	}
+	if !entered {
+		c.b.places.enter(0)
+	}
+	admitted = true
+	return nil
+}
+
+// create makes the breaker k and puts it into the table; nil if there is no room. again tells that the configuration
+// has changed meanwhile.
+func (b *Breakers) create(rs *rules, r *rule, k key) (br *breaker, again bool) {
+	now := b.clock.Now()
+	if now < b.fullUntil.Load() {
+		return nil, false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rules.Load() != rs {
+		return nil, true
+	}
+	if br = (*b.index.Load())[k]; br != nil {
+		return br, false
+	}
+	next := maps.Clone(*b.index.Load())
+	if next == nil {
+		next = make(map[key]*breaker)
+	}
+	b.sweepLocked(next, now, rs.idleAfter)
+	if len(next) >= rs.maxBreakers && !b.makeRoomLocked(next, rs.maxBreakers) {
+		b.fullUntil.Store(now + int64(time.Second)) // the search costs a look at every breaker
+	} else {
+		br = newBreaker(b, k, r, now)
+		next[k] = br
+	}
+	b.index.Store(&next)
+	return br, false
+}
+
+// sweepLocked takes out of m what has been idle for long. mu is held.
+func (b *Breakers) sweepLocked(m map[key]*breaker, now, idleAfter int64) {
+	for k, br := range m {
+		br.tenure.look(now, br.used.Swap(false))
+		last := br.last.Load()
+		if br.tenure.idle(now, idleAfter) && (last.phase != Open || !time.Now().Before(last.until)) && br.remove() {
+			delete(m, k)
+		}
+	}
+}
+
+// makeRoomLocked takes closed breakers out of m, the longest idle first, until one more has room. mu is held.
+func (b *Breakers) makeRoomLocked(m map[key]*breaker, most int) bool {
+	for len(m) >= most {
+		keys, all := make([]key, 0, len(m)), make([]occupant, 0, len(m))
+		for k, br := range m {
+			keys = append(keys, k)
+			all = append(all, occupant{br.tenure, br.places.n.Load() > 0 || br.last.Load().phase != Closed})
+		}
+		i := victim(all)
+		if i < 0 {
+			return false
+		}
+		if !m[keys[i]].remove() {
+			continue // a call came in between; the next look keeps it
+		}
+		delete(m, keys[i])
+	}
+	return true
+}
+
+// remove marks br as out of the table, unless it has calls. Both this and enter write first and look then, so that at
+// least one of them sees the other.
+func (br *breaker) remove() bool {
+	br.gone.Store(true)
+	if br.places.n.Load() > 0 {
+		br.gone.Store(false)
+		return false
+	}
+	return true
+}
+
+// State is what [Breakers.State] tells.
+type State struct {
+	// Breakers are all that exist, by name.
+	Breakers []BreakerState
+	// Unguarded is how many calls passed without a breaker because there was no room for one.
+	Unguarded uint64
+}
+
+// BreakerState is one breaker, for people and for metrics.
+type BreakerState struct {
+	// Name says which: the method, service or key, the target, and the policy's entry where that is not plain.
+	Name string
+	// Phase is its state, Since when that began.
+	Phase Phase
+	Since time.Time
+	// Until is when probes are let through (Open) or all calls are (Recovering); else zero.
+	Until time.Time
+	// Share is the part of the calls that is let through now, from 0 to 1. In HalfOpen, where it is Probes calls, it
+	// is 0.
+	Share float64
+	// InFlight is how many calls, streams among them, have begun and not ended.
+	InFlight int
+	// Successes and Failures are what the window holds, Run the failures in a row.
+	Successes, Failures, Run uint32
+	// Rejected is how many calls were turned away, or would have been but for DryRun, since the breaker was made.
+	Rejected uint64
+	// DryRun tells that it turns no call away.
+	DryRun bool
+	// Err is the last failure before it opened; nil if it is closed or has recovered.
+	Err error
+}
+
+// State lists the breakers, those that were idle for long excepted. It brings them up to date first: an open one whose
+// time is over is half-open. It costs a few microseconds a breaker, so once a second is no problem.
+func (b *Breakers) State() State {
+	now := b.clock.Now()
+	b.mu.Lock()
+	next := maps.Clone(*b.index.Load())
+	b.sweepLocked(next, now, b.rules.Load().idleAfter)
+	b.index.Store(&next)
+	b.mu.Unlock()
+	s := State{Breakers: make([]BreakerState, 0, len(next)), Unguarded: b.unguarded.Load()}
+	for _, br := range next {
+		s.Breakers = append(s.Breakers, br.state(now))
+	}
+	slices.SortFunc(s.Breakers, func(x, y BreakerState) int { return cmp.Compare(x.Name, y.Name) })
+	return s
+}
+
+// state brings b up to date and describes it.
+func (b *breaker) state(now int64) BreakerState {
+	g := b.gate.Load()
+	g.cb.State() // moves on what time has moved: the window, and an open breaker whose time is over
+	switch last := b.last.Load(); {
+	case last.phase == HalfOpen:
+		b.expireProbes(now)
+	case last.phase == Recovering && last.ramp.over(now):
+		b.recovered(last)
+	}
+	b.settled()
+	last, n := b.last.Load(), b.gate.Load().cb.Counts()
+	s := BreakerState{Name: b.name, Phase: last.phase, Since: last.at, Until: last.until, Err: last.err,
+		InFlight: int(b.places.n.Load()), Successes: n.TotalSuccesses, Failures: n.TotalFailures,
+		Run: n.ConsecutiveFailures, Rejected: b.rejected.Load(), DryRun: b.rule.Load().dry}
+	switch last.phase {
+	case Closed:
+		s.Share = 1
+	case Recovering:
+		s.Share = last.ramp.share(now)
+	}
+	return s
+}
+
+// String is one line, such as "/pkg.Service/Method on lb:///orders: open since 2026-01-02T15:04:05.000Z".
+func (s BreakerState) String() string {
+	return fmt.Sprintf("%s: %v since %s, %d in flight, %d of %d failed, %d turned away", s.Name, s.Phase,
+		clockText(s.Since), s.InFlight, s.Failures, s.Failures+s.Successes, s.Rejected)
+}
