@@ -4,7 +4,7 @@
 // EVENKEEL_CONSUL names). It runs as a single development server: everything is in memory, every port is a free
 // one on 127.0.0.1, and its log is in the file consul.log of its directory, so that servers do not disturb each
 // other or the terminal. Starting takes about a second; [Start] returns once the server is its own leader
-// and its node is in the catalog, which is when registrations and queries begin to work.
+// and its agent has sent its state to the catalog, which is when queries and registrations begin to work.
 //
 // What a test does to it is what happens to a real one:
 //
@@ -220,8 +220,10 @@ func (s *Server) writeConfig(file string) error {
 	return os.WriteFile(file, b, 0o600)
 }
 
-// waitReady polls until the server's own node is in its catalog and passing, which comes after it won its
-// election: before that, registrations are accepted by the agent and refused by the server.
+// waitReady polls until the server answers with the whole truth: its election is won, and its agent has sent its
+// first full state to the catalog (which is where the node's tagged addresses come from). Before the election every
+// query fails. Before the full state nothing that is registered arrives in the catalog; and if a registration is
+// under way at the moment when it is to be sent, the agent tries again only after 15 to 30 seconds.
 func (s *Server) waitReady(p *process) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
@@ -230,7 +232,8 @@ func (s *Server) waitReady(p *process) error {
 	defer tick.Stop()
 	for {
 		q := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
-		if found, _, err := client.Health().Service("consul", "", true, q); err == nil && len(found) == 1 {
+		found, _, err := client.Health().Service("consul", "", true, q)
+		if err == nil && len(found) == 1 && len(found[0].Node.TaggedAddresses) > 0 {
 			return nil
 		}
 		select {
