@@ -374,3 +374,32 @@ func TestNoContext(t *testing.T) {
 	}
 	r.open++ // that one stays under way
 }
+
+// TestPickAllocatesNothing in steady state, whatever the call carries.
+func TestPickAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector a sync.Pool drops what it is given, at random")
+	}
+	for _, s := range strategiesUnderTest {
+		r := newRig(t, Config{Strategy: s}, shop())
+		for name, a := range map[string]ask{
+			"plain":    {ctx: t.Context()},
+			"filter":   {ctx: bind(t, "track=canary", "orders")},
+			"deadline": {ctx: r.deadline(time.Second)},
+			"wrapper":  {ctx: with(t.Context(), new(callctx.Call))},
+		} {
+			info := gbalancer.PickInfo{Ctx: a.ctx, FullMethodName: "/orders.Orders/Get"}
+			p, end := r.cc.Picker(), ended(nil)
+			n := testing.AllocsPerRun(1000, func() {
+				res, err := p.Pick(info)
+				if err != nil {
+					t.Fatal(err)
+				}
+				res.Done(end)
+			})
+			if n > 0 {
+				t.Errorf("%s, %s: %v allocations a call, want none", s.Name(), name, n)
+			}
+		}
+	}
+}
