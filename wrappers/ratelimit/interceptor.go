@@ -1,0 +1,258 @@
+package ratelimit
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/evenkeel/evenkeel/outcome"
+)
+
+// UnaryClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on one
+// with an adaptive limit, which is for servers.
+func UnaryClientInterceptor(p Policy) grpc.UnaryClientInterceptor {
+	return mustClient(p).UnaryClientInterceptor()
+}
+
+// StreamClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on one
+// with an adaptive limit, which is for servers.
+func StreamClientInterceptor(p Policy) grpc.StreamClientInterceptor {
+	return mustClient(p).StreamClientInterceptor()
+}
+
+// UnaryServerInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy.
+func UnaryServerInterceptor(p Policy) grpc.UnaryServerInterceptor {
+	return must(p).UnaryServerInterceptor()
+}
+
+// StreamServerInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy.
+func StreamServerInterceptor(p Policy) grpc.StreamServerInterceptor {
+	return must(p).StreamServerInterceptor()
+}
+
+func must(p Policy) *Limiter {
+	l, err := New(Config{Policy: p})
+	if err != nil {
+		panic(err)
+	}
+	return l
+}
+
+func mustClient(p Policy) *Limiter {
+	if p.Adaptive.Enabled {
+		panic("ratelimit: adaptive.enabled = true, want false: the adaptive limit is for servers")
+	}
+	return must(p)
+}
+
+// UnaryClientInterceptor limits the unary calls that a client makes. A call that has to wait does so here, before
+// anything is sent, and a call that is refused is not sent.
+func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
+		opts ...grpc.CallOption) error {
+		s := l.settings.Load()
+		e, ok := s.table.Applies(method)
+		if !ok || e.Rate == 0 {
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
+		a := s.ask(ctx, e, method, req)
+		a.client = true
+		a.override(opts)
+		if e.many != nil {
+			a.id = s.clientID(ctx, e, method, cc)
+		}
+		if _, err := l.tokens(ctx, &a); err != nil {
+			return err
+		}
+		e.counts.admitted.Add(1)
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
+}
+
+// StreamClientInterceptor limits the streams that a client starts, and with MessageCost the messages that it sends on
+// client and bidi streams from the second one on. A message that is refused ends the stream, as gRPC's contract for a
+// failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal.
+func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
+		opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		s := l.settings.Load()
+		e, ok := s.table.Applies(method)
+		if !ok || e.Rate == 0 {
+			return streamer(ctx, desc, cc, method, opts...)
+		}
+		a := s.ask(ctx, e, method, nil)
+		a.client = true
+		a.override(opts)
+		if e.many != nil {
+			a.id = s.clientID(ctx, e, method, cc)
+		}
+		if _, err := l.tokens(ctx, &a); err != nil {
+			return nil, err
+		}
+		e.counts.admitted.Add(1)
+		if e.MessageCost > 0 && desc.ClientStreams {
+			return l.startClientStream(ctx, a, desc, cc, streamer, opts)
+		}
+		return streamer(ctx, desc, cc, method, opts...)
+	}
+}
+
+// UnaryServerInterceptor limits the unary calls that reach handlers: first by tokens, then by the adaptive limit. A
+// call that is refused has spent its tokens if it was the latter. Place it outside of what does work for a call
+// (authentication against a database, say), but inside of what Key depends on.
+func (l *Limiter) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+		s := l.settings.Load()
+		e, ok := s.table.Applies(info.FullMethod)
+		if !ok || e.idle() {
+			return handler(ctx, req)
+		}
+		a := s.ask(ctx, e, info.FullMethod, req)
+		if e.Rate > 0 {
+			if e.many != nil {
+				a.id = s.serverID(ctx, e, info.FullMethod)
+			}
+			if r, err := l.tokens(ctx, &a); err != nil {
+				if r != nil {
+					_ = grpc.SetTrailer(ctx, r.pushback()) // fails only outside of a server
+				}
+				return nil, err
+			}
+		}
+		if e.gate != nil {
+			return l.gated(ctx, a, req, handler)
+		}
+		e.counts.admitted.Add(1)
+		return handler(ctx, req)
+	}
+}
+
+// gated runs the handler if the adaptive limit lets it.
+func (l *Limiter) gated(ctx context.Context, a ask, req any, handler grpc.UnaryHandler) (any, error) {
+	gate := a.e.gate
+	remaining := outcome.NoDeadline
+	if deadline, ok := ctx.Deadline(); ok {
+		remaining = l.clock.Until(deadline)
+	}
+	began := l.clock.Now()
+	v, t, expected := gate.arrive(began, a.method, remaining)
+	if v != enter {
+		r := a.turnedAway(v, expected, remaining)
+		if err := l.refuse(&a, r); err != nil {
+			_ = grpc.SetTrailer(ctx, r.pushback())
+			return nil, err
+		}
+		a.e.counts.admitted.Add(1)
+		return handler(ctx, req)
+	}
+	a.e.counts.admitted.Add(1)
+	end := silent // what a panic and runtime.Goexit leave it at
+	defer func() { gate.leave(l.clock.Now(), began, t, end) }()
+	resp, err := handler(ctx, req)
+	switch outcome.Code(err) {
+	case codes.OK:
+		end = served
+	case codes.DeadlineExceeded:
+		end = timedOut
+	}
+	return resp, err
+}
+
+// StreamServerInterceptor limits the streams that reach handlers: their start, and with MessageCost the messages that
+// come on client and bidi streams from the second one on, where RecvMsg waits or returns the refusal. The adaptive
+// limit refuses a stream that comes while unary calls fill it; a stream does not occupy a place, and its duration
+// teaches nothing, since it lasts as long as it lasts.
+func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		s := l.settings.Load()
+		e, ok := s.table.Applies(info.FullMethod)
+		if !ok || e.idle() {
+			return handler(srv, ss)
+		}
+		ctx := ss.Context()
+		a := s.ask(ctx, e, info.FullMethod, nil)
+		if e.Rate > 0 {
+			if e.many != nil {
+				a.id = s.serverID(ctx, e, info.FullMethod)
+			}
+			if r, err := l.tokens(ctx, &a); err != nil {
+				if r != nil {
+					ss.SetTrailer(r.pushback())
+				}
+				return err
+			}
+		}
+		if e.gate != nil {
+			if expected, ok := e.gate.glance(l.clock.Now()); !ok {
+				r := a.turnedAway(full, expected, 0)
+				if err := l.refuse(&a, r); err != nil {
+					ss.SetTrailer(r.pushback())
+					return err
+				}
+			}
+		}
+		e.counts.admitted.Add(1)
+		if e.MessageCost > 0 && info.IsClientStream {
+			ss = &serverStream{ServerStream: ss, messages: messages{l: l, ask: a}}
+		}
+		return handler(srv, ss)
+	}
+}
+
+// tokens takes the tokens that a asks for, if need be after waiting. The error is a refusal, which is returned too, or
+// the end of ctx. Its fast path does not allocate.
+func (l *Limiter) tokens(ctx context.Context, a *ask) (*refusal, error) {
+	now := l.clock.Now()
+	b := a.e.bucket(now, a.id)
+	if b.allow(now, a.n) {
+		return nil, nil
+	}
+	if !a.wait {
+		r := a.tooMany(b.shortfall(now, a.n))
+		return r, l.refuse(a, r)
+	}
+	deadline, ok := ctx.Deadline()
+	remaining := time.Duration(0)
+	if ok {
+		remaining = l.clock.Until(deadline)
+	}
+	wait, back, granted := b.reserve(now, a.n, a.e.patience(ok, remaining))
+	if !granted {
+		r := a.tooMany(wait)
+		return r, l.refuse(a, r)
+	}
+	if wait == 0 {
+		return nil, nil
+	}
+	a.e.counts.waited.Add(1)
+	if a.s.DryRun {
+		return nil, nil
+	}
+	a.e.counts.waiting.Add(1)
+	defer a.e.counts.waiting.Add(-1)
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil, nil
+	case <-ctx.Done():
+		b.giveBack(l.clock.Now(), back)
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// refuse counts and reports a refusal, and returns it as an error unless it is a dry run.
+func (l *Limiter) refuse(a *ask, r *refusal) error {
+	a.e.counts.refused[r.Reason].Add(1)
+	r.RetryIn = spread(r.RetryIn, l.rand())
+	if a.s.OnLimit != nil {
+		a.s.OnLimit(r.Event)
+	}
+	if a.s.DryRun {
+		return nil
+	}
+	return r.err()
+}
