@@ -2,6 +2,7 @@ package consul
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -143,10 +144,12 @@ func haveIDs(want ...string) func([]registry.Instance) bool {
 	return func(ins []registry.Instance) bool { return fmt.Sprint(ids(ins)) == fmt.Sprint(want) }
 }
 
-// put registers a foreign record.
+// put registers a foreign record until the end of the test.
 func put(t *testing.T, s *testconsul.Server, reg *api.AgentServiceRegistration) {
 	t.Helper()
 	if err := s.Client().Agent().ServiceRegister(reg); err != nil {
 		t.Fatal(err)
 	}
+	// The conformance suite restarts its server, empty.
+	t.Cleanup(func() { _ = s.Client().Agent().ServiceDeregister(cmp.Or(reg.ID, reg.Name)) })
 }

@@ -3,6 +3,7 @@ package consul
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -110,7 +111,8 @@ func encodeMeta(in registry.Instance) (map[string]string, error) {
 	meta := make(map[string]string, len(in.Labels)+2)
 	for k, v := range in.Labels {
 		if strings.HasPrefix(k, reservedMetaKey) {
-			return nil, fmt.Errorf("Labels: key = %q, want one that does not begin with %q: Consul reserves those", k, reservedMetaKey)
+			return nil, fmt.Errorf("Labels: key = %q, want one that does not begin with %q: Consul reserves those",
+				k, reservedMetaKey)
 		}
 		meta[k] = v
 	}
@@ -172,16 +174,8 @@ func encodeCheck(serviceID, addr string, c Check) *api.AgentServiceCheck {
 
 // sameRecord reports whether the agent has the record as we wrote it.
 func sameRecord(want *api.AgentServiceRegistration, got *api.AgentService) bool {
-	if got == nil || got.Service != want.Name || got.Address != want.Address || got.Port != want.Port ||
-		got.Weights.Passing != want.Weights.Passing || !slices.Equal(got.Tags, want.Tags) || len(got.Meta) != len(want.Meta) {
-		return false
-	}
-	for k, v := range want.Meta {
-		if have, ok := got.Meta[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
+	return got != nil && got.Service == want.Name && got.Address == want.Address && got.Port == want.Port &&
+		got.Weights.Passing == want.Weights.Passing && slices.Equal(got.Tags, want.Tags) && maps.Equal(got.Meta, want.Meta)
 }
 
 // found is one record of an answer, decoded.

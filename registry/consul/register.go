@@ -154,7 +154,7 @@ func (g *registration) Update(ctx context.Context, in registry.Instance) error {
 	switch {
 	case g.halted:
 		g.mu.Unlock()
-		return fmt.Errorf("consul: update of instance %q of %q: the registration is closed, or another has taken its ID over",
+		return fmt.Errorf("consul: update of instance %q of %q: the registration is closed, or another has taken its ID",
 			old.ID, g.service)
 	case in.ID != old.ID || in.Addr != old.Addr || !slices.Equal(in.AltAddrs, old.AltAddrs):
 		g.mu.Unlock()
@@ -325,7 +325,8 @@ func (g *registration) put() (result, error) {
 	g.tries = nil
 	g.mu.Unlock()
 	err := g.request(g.ctx, func(ctx context.Context) error {
-		opts := api.ServiceRegisterOpts{Token: g.r.secrets.token()} // keeps checks that others added, maintenance mode for one
+		// Without ReplaceExistingChecks: checks that others added stay, maintenance mode for one.
+		opts := api.ServiceRegisterOpts{Token: g.r.secrets.token()}
 		return g.r.client.Agent().ServiceRegisterOpts(want.reg, opts.WithContext(ctx))
 	})
 	var answer api.StatusError
