@@ -17,7 +17,9 @@ func bare() *gobreaker.TwoStepCircuitBreaker[any] {
 	})
 }
 
-func nothing(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+func nothing(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	return nil
+}
 
 // BenchmarkSuccess is the cost of a successful call beside that of gobreaker's two steps alone.
 func BenchmarkSuccess(b *testing.B) {

@@ -41,27 +41,26 @@ type key struct {
 	name   string // "/pkg.Service/Method", "/pkg.Service/" or, for Target, nothing
 }
 
-// text is how people call it.
+// text is how people call it, such as "/pkg.Service/Method on lb:///orders".
 func (k key) text(r *rule) string {
-	var name string
+	name := k.name
 	switch {
 	case k.custom:
 		name = "key " + k.name
 	case k.kind == Service:
-		name = k.name + "*"
-	default:
-		name = k.name
+		name += "*"
 	}
-	shown := name
-	place := k.target
+	place, under := k.target, ""
 	if k.server {
 		place = "this server"
 	}
-	name += " on " + place
-	if r.scopeText != "" && r.scopeText != "*" && r.scopeText != shown {
-		name += " under " + r.scopeText
+	if r.scopeText != name && r.scopeText != "*" && r.scopeText != "" {
+		under = "under " + r.scopeText
 	}
-	return strings.TrimPrefix(name, " on ")
+	if name != "" && place != "" {
+		place = "on " + place
+	}
+	return strings.Join(slices.DeleteFunc([]string{name, place, under}, func(s string) bool { return s == "" }), " ")
 }
 
 // New makes breakers. The error names the field that is wrong, what it is and what is wanted.

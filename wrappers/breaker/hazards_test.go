@@ -1,0 +1,410 @@
+package breaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/evenkeel/evenkeel/outcome"
+)
+
+// trip opens r's breaker and waits until it is about to be half-open.
+func (r *rig) trip() {
+	r.t.Helper()
+	for range 100 {
+		if r.call(errDown, 0); r.phase() == Open {
+			time.Sleep(6 * sec)
+			r.events()
+			return
+		}
+	}
+	r.t.Fatal("100 failures do not open the breaker")
+}
+
+// TestHangingProbe: a half-open breaker gets a probe that never returns, and recovers.
+func TestHangingProbe(t *testing.T) {
+	for name, x := range map[string]struct {
+		wait time.Duration // from the probe's beginning to the next call
+		told string
+	}{
+		"somebody looks in time":    {5 * sec, "half-open>open"},
+		"nobody looks for a minute": {60 * sec, "half-open>recovering"}, // it would have been open and half-open again
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1}})
+				r.trip()
+				release := make(chan error)
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					_ = r.unaryClient(context.Background(), method, nil, nil, nil,
+						func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+							return <-release
+						})
+				})
+				synctest.Wait()
+				if p := r.phase(); p != HalfOpen {
+					t.Fatalf("the breaker is %v, want half-open", p)
+				}
+				time.Sleep(5*sec - 1)
+				if passed, err := r.call(nil, 0); passed || !strings.Contains(err.Error(), "until its probe has ended") {
+					t.Errorf("passed %v, %v while the probe is out, want turned away until it has ended", passed, err)
+				}
+				r.events()
+				time.Sleep(x.wait - (5*sec - 1))
+				r.call(nil, 0)
+				if told := r.events(); told != x.told {
+					t.Errorf("told %q, want %q", told, x.told)
+				}
+				time.Sleep(6 * sec)
+				if passed, _ := r.call(nil, 0); !passed || r.phase() != Recovering {
+					t.Errorf("passed %v, the breaker is %v, want recovering", passed, r.phase())
+				}
+				r.events()
+				release <- errDown // the real end comes after all, and says nothing any more
+				wg.Wait()
+				if told := r.events(); told != "" || r.phase() != Recovering {
+					t.Errorf("told %q by a probe whose time was over, want nothing", told)
+				}
+				r.idle()
+			})
+		})
+	}
+}
+
+// TestLateCall: a call that was admitted while the breaker was closed says nothing about it in another state.
+func TestLateCall(t *testing.T) {
+	for _, late := range []error{nil, errDown} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Probes: 2}})
+			var wg sync.WaitGroup
+			wg.Go(func() { r.call(late, 8*sec) })
+			synctest.Wait()
+			r.trip() // takes 6 s
+			r.call(nil, 0)
+			time.Sleep(3 * sec)
+			wg.Wait()
+			if s := r.one(); s.Phase != HalfOpen || s.Successes != 1 {
+				t.Errorf("late end %v: %v with %d successes, want half-open with the probe's one", late, s, s.Successes)
+			}
+			r.call(nil, 0)
+			if p := r.phase(); p != Recovering {
+				t.Errorf("late end %v: %v, want the second probe to close it", late, p)
+			}
+			r.idle()
+		})
+	}
+}
+
+// TestCallsLongerThanTheWindow: calls that hang until a deadline which is later than the window do trip it. gobreaker
+// alone forgets them.
+func TestCallsLongerThanTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 3}})
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() { r.call(status.Error(codes.DeadlineExceeded, "hung"), 15*sec) })
+			time.Sleep(sec)
+		}
+		wg.Wait()
+		if p := r.phase(); p != Open {
+			t.Errorf("after 3 calls that hung for 15 s: %v, want open", p)
+		}
+	})
+}
+
+// TestContextOver: a call that is over before it began does not use up the probe.
+func TestContextOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1}})
+		r.trip()
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		never := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+			t.Error("the call was made")
+			return nil
+		}
+		if err := r.unaryClient(ctx, method, nil, nil, nil, never); status.Code(err) != codes.Canceled {
+			t.Errorf("unary client: %v, want CANCELLED", err)
+		}
+		_, err := r.streamClient(ctx, &grpc.StreamDesc{}, nil, method, nil)
+		if status.Code(err) != codes.Canceled {
+			t.Errorf("stream client: %v, want CANCELLED", err)
+		}
+		if _, err := r.unaryServer(ctx, nil, &grpc.UnaryServerInfo{FullMethod: method}, nil); status.Code(err) != codes.Canceled {
+			t.Errorf("unary server: %v, want CANCELLED", err)
+		}
+		if passed, _ := r.call(nil, 0); !passed {
+			t.Error("the next call was turned away, want it to be the probe")
+		}
+	})
+}
+
+// TestPanicAndGoexit: whatever ends a call, it is reported, and its place is free.
+func TestPanicAndGoexit(t *testing.T) {
+	boom := func() { panic("boom") }
+	for name, end := range map[string]func(){"panic": boom, "goexit": runtime.Goexit} {
+		invoker := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { end(); return nil }
+		streamer := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+			end()
+			return nil, nil
+		}
+		for side, call := range map[string]func(r *rig){
+			"unary client":  func(r *rig) { _ = r.unaryClient(t.Context(), method, nil, nil, nil, invoker) },
+			"stream client": func(r *rig) { _, _ = r.streamClient(t.Context(), &grpc.StreamDesc{}, nil, method, streamer) },
+			"unary server": func(r *rig) {
+				_, _ = r.unaryServer(t.Context(), nil, &grpc.UnaryServerInfo{FullMethod: method},
+					func(context.Context, any) (any, error) { end(); return nil, nil })
+			},
+			"stream server": func(r *rig) {
+				_ = r.streamServer(nil, fakeServerStream{ctx: t.Context()}, &grpc.StreamServerInfo{FullMethod: method},
+					func(any, grpc.ServerStream) error { end(); return nil })
+			},
+		} {
+			t.Run(side+" "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 2, MaxConcurrent: 1}})
+					survive(func() { call(r) })
+					r.idle()
+					s := r.one()
+					want := uint32(0) // on a client it is the caller's doing
+					if strings.HasSuffix(side, "server") {
+						want = 1
+					}
+					if s.Failures != want || s.Successes != 0 {
+						t.Errorf("%d failures, %d successes, want %d and 0", s.Failures, s.Successes, want)
+					}
+					if want == 1 {
+						survive(func() { call(r) })
+						if p := r.phase(); p != Open {
+							t.Errorf("after two: %v, want open", p)
+						}
+						return
+					}
+					// As a probe: the next call probes, and nothing is stuck.
+					r.trip()
+					survive(func() { call(r) })
+					if passed, _ := r.call(nil, 0); !passed || r.phase() != Recovering {
+						t.Errorf("the next call: passed %v, %v, want it to be the probe that succeeds", passed, r.phase())
+					}
+				})
+			})
+		}
+	}
+}
+
+// survive runs f on a goroutine that it may end as it likes.
+func survive(f func()) {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer func() { _ = recover() }()
+		f()
+	})
+	wg.Wait()
+}
+
+type fakeServerStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s fakeServerStream) Context() context.Context { return s.ctx }
+
+func init() {
+	outcome.Register("breaker_test.panics", func(string, error, time.Duration) outcome.Class { panic("classifier") })
+	outcome.Register("breaker_test.notfound", func(_ string, err error, _ time.Duration) outcome.Class {
+		if status.Code(err) == codes.NotFound {
+			return outcome.Failure
+		}
+		return outcome.Ignore
+	})
+}
+
+// TestUserCodePanics: whatever of the user's panics, no call stays counted and no lock held.
+func TestUserCodePanics(t *testing.T) {
+	t.Run("classifier", func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{Classifier: "breaker_test.panics"}})
+		survive(func() { r.call(errDown, 0) })
+		r.idle()
+	})
+	t.Run("fallback", func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{Fallback: func(context.Context, string, any, any, error) error { panic("f") }}})
+		survive(func() { r.call(errDown, 0) })
+		r.idle()
+		if s := r.one(); s.Failures != 1 {
+			t.Errorf("%d failures, want 1: reported before the fallback", s.Failures)
+		}
+	})
+	for _, to := range []Phase{Open, HalfOpen, Recovering} {
+		t.Run("OnStateChange "+to.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var told []Phase
+				r := newRig(t, Config{})
+				err := r.Update(Config{Policy: Policy{ConsecutiveFailures: 1}, OnStateChange: func(e StateChange) {
+					told = append(told, e.To)
+					if e.To == to {
+						panic("told")
+					}
+				}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 3 {
+					survive(func() { r.call(errDown, 0) })
+					r.idle()
+					time.Sleep(6 * sec)
+					survive(func() { r.call(nil, 0) })
+					r.idle()
+				}
+				survive(func() { r.call(nil, 0) })
+				if len(told) < 3 || r.phase() != Recovering {
+					t.Errorf("told %v, now %v, want it to have gone on to recovering", told, r.phase())
+				}
+			})
+		})
+	}
+	t.Run("OnReject", func(t *testing.T) {
+		r := newRig(t, Config{})
+		if err := r.Update(Config{Policy: Policy{ConsecutiveFailures: 1}, OnReject: func(*Error) { panic("rejected") }}); err != nil {
+			t.Fatal(err)
+		}
+		r.call(errDown, 0)
+		survive(func() { r.call(nil, 0) })
+		r.idle()
+	})
+}
+
+// TestCallbackMayCall: OnStateChange runs outside of the locks, so it can ask the breakers and even call.
+func TestCallbackMayCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{})
+		var told []string
+		err := r.Update(Config{Policy: Policy{ConsecutiveFailures: 1, NoRamp: true}, OnStateChange: func(e StateChange) {
+			passed, _ := r.call(nil, 0)
+			told = append(told, fmt.Sprintf("%v %v %v", e.To, r.one().Phase, passed))
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.call(errDown, 0)
+		time.Sleep(6 * sec)
+		r.call(nil, 0)
+		// The breaker is half-open and waits for its probe while the callback calls; then it closes.
+		if got := strings.Join(told, ", "); got != "open open false, half-open half-open false, closed closed true" {
+			t.Errorf("told %s", got)
+		}
+	})
+}
+
+// TestRejection: what a call that is turned away ends with.
+func TestRejection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1}})
+		began := time.Now()
+		long := status.Error(codes.Unavailable, strings.Repeat("long ", 100))
+		r.call(long, 0)
+		time.Sleep(sec)
+		_, err := r.call(nil, 0)
+		var e *Error
+		if !errors.As(err, &e) {
+			t.Fatalf("%v, want an *Error", err)
+		}
+		if e.Breaker != "/a.B/C" || e.Method != method || e.Phase != Open || e.Full || e.DryRun || e.Last != long ||
+			!e.Since.Equal(began) || !e.Until.Equal(began.Add(5*sec)) {
+			t.Errorf("%+v", e)
+		}
+		if !e.DoNotRetry() || status.Code(err) != codes.Unavailable {
+			t.Errorf("retryable %v, code %v, want an UNAVAILABLE that is not retried", !e.DoNotRetry(), status.Code(err))
+		}
+		want := `breaker "/a.B/C" is open since 2000-01-01T00:00:00.000Z, until 2000-01-01T00:00:05.000Z; last failure: ` +
+			`rpc error: code = Unavailable desc = long long`
+		if got := status.Convert(err).Message(); !strings.HasPrefix(got, want) || len(got) > 350 {
+			t.Errorf("the status says\n%s\nwant\n%s...", got, want)
+		}
+		server := *e
+		server.server = true
+		if got := server.GRPCStatus().Message(); !strings.HasSuffix(got, "last failure: Unavailable") {
+			t.Errorf("a server tells %q, want no more than the code of the last failure", got)
+		}
+		if len(r.rejected) != 1 || r.rejected[0] != e || r.one().Rejected != 1 {
+			t.Errorf("OnReject got %v, State has %d, want this one", r.rejected, r.one().Rejected)
+		}
+	})
+}
+
+// TestInnerBreaker: being turned away by a breaker further in says nothing about the service.
+func TestInnerBreaker(t *testing.T) {
+	r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1}})
+	r.call(&Error{Breaker: "another"}, 0)
+	if s := r.one(); s.Phase != Closed || s.Failures != 0 {
+		t.Errorf("%v, want closed without a failure", s)
+	}
+}
+
+// TestMaxConcurrent: the bulkhead turns away without a report, and frees places.
+func TestMaxConcurrent(t *testing.T) {
+	for _, dry := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, Config{Policy: Policy{MaxConcurrent: 2, DryRun: dry}})
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() { r.call(nil, sec) })
+			}
+			synctest.Wait()
+			passed, err := r.call(nil, 0)
+			if passed != dry {
+				t.Errorf("dry run %v: a third call passed: %v, want %v", dry, passed, dry)
+			}
+			if len(r.rejected) != 1 || !r.rejected[0].Full || r.rejected[0].DryRun != dry {
+				t.Fatalf("dry run %v: OnReject got %v, want one that says full", dry, r.rejected)
+			}
+			if !dry && status.Convert(err).Message() != `breaker "/a.B/C" has as many calls in flight as it allows` {
+				t.Errorf("%v", err)
+			}
+			wg.Wait()
+			if passed, _ := r.call(nil, 0); !passed {
+				t.Error("a call after the others was turned away")
+			}
+			r.idle()
+		})
+	}
+}
+
+// TestTimeout: Hystrix's timeout ends the call and counts as a failure; a caller's own shorter deadline does so too.
+func TestTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Timeout: sec}})
+		began := time.Now()
+		if _, err := r.call(nil, time.Hour); status.Code(err) != codes.DeadlineExceeded || time.Since(began) != sec {
+			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 1s", err, time.Since(began))
+		}
+		if p := r.phase(); p != Open {
+			t.Errorf("%v, want open", p)
+		}
+	})
+}
+
+// TestClassifier: the policy's classifier is asked.
+func TestClassifier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Classifier: "breaker_test.notfound"}})
+		r.call(errDown, 0)
+		if p := r.phase(); p != Closed {
+			t.Errorf("after UNAVAILABLE: %v, want closed", p)
+		}
+		r.call(status.Error(codes.NotFound, ""), 0)
+		if p := r.phase(); p != Open {
+			t.Errorf("after NOT_FOUND: %v, want open", p)
+		}
+	})
+}
