@@ -490,3 +490,53 @@ func TestSickListIsSorted(t *testing.T) {
 		}
 	}
 }
+
+// TestClearedMeansClean: after a return it takes three failures again, also if the probing call was no success but an
+// answer, which by itself ends no run of failures.
+func TestClearedMeansClean(t *testing.T) {
+	for _, end := range []error{nil, fails(codes.NotFound)} {
+		r := newRig(t, Config{}, fleet(4))
+		r.sicken("i2", fails(codes.Unavailable))
+		r.serveOut("i2")
+		_, done, err := r.begin(ask{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done(ended(end))
+		for k := range 3 {
+			if s := r.state("i2"); s.Ejected || s.Probing {
+				t.Fatalf("returned by %v: out again after %d failures", end, k)
+			}
+			r.hold("i2")(ended(fails(codes.Unavailable)))
+		}
+		if !r.state("i2").Ejected {
+			t.Errorf("returned by %v: not ejected by three failures", end)
+		}
+	}
+}
+
+// TestSeveralProbes: of two endpoints on probation each gets a call.
+func TestSeveralProbes(t *testing.T) {
+	for range 20 {
+		r := newRig(t, Config{}, fleet(6))
+		r.sicken("i1", fails(codes.Unavailable))
+		r.sicken("i4", fails(codes.Unavailable))
+		r.advance(40 * time.Second)
+		got := make(map[string]bool)
+		for range 8 {
+			id, done, err := r.begin(ask{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { done(ended(nil)) })
+			if len(got) < 2 {
+				got[id] = true
+			} else if id == "i1" || id == "i4" {
+				t.Fatalf("a second call probes %s", id)
+			}
+		}
+		if !got["i1"] || !got["i4"] {
+			t.Fatalf("the first two calls went to %v, want i1 and i4 to be probed", got)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -401,5 +402,45 @@ func TestPickAllocatesNothing(t *testing.T) {
 				t.Errorf("%s, %s: %v allocations a call, want none", s.Name(), name, n)
 			}
 		}
+	}
+}
+
+// TestTriedBeforeEjected: by a picker from before the ejection, too, an endpoint that was tried is better than one that
+// is out; and the call there is an ordinary one, whose failure counts.
+func TestTriedBeforeEjected(t *testing.T) {
+	r := newRig(t, Config{}, fleet(2))
+	old := r.cc.Picker()
+	r.sicken("i1", fails(codes.Unavailable))
+	var tried callctx.Tried
+	tried.Add(endpoint(r, "i0").identity())
+	info := gbalancer.PickInfo{Ctx: with(t.Context(), &callctx.Call{Tried: &tried}), FullMethodName: "/a/b"}
+	for range 3 {
+		res, err := old.Pick(info)
+		if err != nil || res.SubConn != r.cc.Conn("10.0.0.1:80") {
+			t.Fatalf("picked %v (%v), want i0", res.SubConn, err)
+		}
+		res.Done(ended(fails(codes.Unavailable)))
+		r.settle()
+	}
+	if !r.state("i0").Ejected {
+		t.Error("three failures of second attempts did not eject")
+	}
+}
+
+// TestMethodsAreBounded: what was remembered about too many methods is forgotten, and is found out again.
+func TestMethodsAreBounded(t *testing.T) {
+	full := make(map[string]bool, maxMethods)
+	for i := range maxMethods {
+		full[fmt.Sprintf("/proxied.Service/M%d", i)] = false
+	}
+	old := methods.known.Swap(&full)
+	defer methods.known.Store(old)
+	for range 2 {
+		if !methodIsStream("/grpc.health.v1.Health/Watch") || methodIsStream("/grpc.health.v1.Health/Check") || methodIsStream("nonsense") {
+			t.Error("a method is taken for what it is not")
+		}
+	}
+	if n := len(*methods.known.Load()); n != 3 {
+		t.Errorf("%d methods are remembered after %d others, want the 3 asked for last", n, maxMethods)
 	}
 }

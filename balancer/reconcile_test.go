@@ -283,3 +283,21 @@ func TestUnconcernedSetsStay(t *testing.T) {
 		t.Error("an update rebuilt eu, which it does not concern, or not us, which it does")
 	}
 }
+
+// TestRemovedEndpointIsNotPicked, not even by a picker from before the update.
+func TestRemovedEndpointIsNotPicked(t *testing.T) {
+	for _, s := range strategiesUnderTest {
+		r := newRig(t, Config{Strategy: s}, fleet(3))
+		old := r.cc.Picker()
+		next := fleet(2)
+		next[1].ID = "successor"
+		r.update(Config{Strategy: s}, next)
+		for range 50 {
+			res, err := old.Pick(pickInfo(t))
+			if err != nil || res.SubConn != r.cc.Conn("10.0.0.1:80") {
+				t.Fatalf("%s: an old picker chose %v (%v), want the one that is still there", s.Name(), res.SubConn, err)
+			}
+			res.Done(ended(nil))
+		}
+	}
+}

@@ -141,6 +141,21 @@ func TestPreferFallsBackAndReturns(t *testing.T) {
 	checkTurns(t, r, ask{ctx: bind(t, "")}, all)
 }
 
+// TestPreferProbesEarlierAlternatives: those that the alternative in use does not contain, too.
+func TestPreferProbesEarlierAlternatives(t *testing.T) {
+	const stable = "s0 s1 s2 s3 s4 s5 s6 s7"
+	r := newRig(t, Config{Filter: filter(t, "prefer(track=canary; track=stable)")}, shop()[:9])
+	checkTurns(t, r, ask{}, "c0")
+	r.sicken("c0", fails(codes.Unavailable))
+	checkTurns(t, r, ask{}, stable)
+	r.serveOut("c0")
+	r.answers["c0"] = nil
+	if id := r.call(ask{}); id != "c0" {
+		t.Fatalf("the first call after the ejection went to %s, want the canary to be probed", id)
+	}
+	checkTurns(t, r, ask{}, "c0")
+}
+
 // TestPreferNeedsOneHealthy: with two canaries, one that works is enough to stay there.
 func TestPreferNeedsOneHealthy(t *testing.T) {
 	r := newRig(t, Config{Filter: filter(t, "prefer(track=canary)")}, shop())
