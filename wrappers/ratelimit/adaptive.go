@@ -70,6 +70,7 @@ type gate struct {
 	inFlight int
 	base     float64 // log ns; valid if known
 	known    bool
+	pressed  bool // so was the last window
 
 	window counts
 	probe  probe
@@ -212,10 +213,13 @@ func (g *gate) closeLocked(now int64) {
 	case g.probe.on:
 		g.probedLocked(now, latency)
 	case !pressed:
+		g.pressed = false
 		g.followLocked(latency)
 		if w.touched && latency <= g.base+g.tolerance/2 {
 			g.setLocked(g.limit + room(g.limit))
 		}
+	case !g.pressed: // what came before the pressure is in this window too: it says nothing about either
+		g.pressed = true
 	case g.dueLocked(now):
 		g.beginProbeLocked(now, latency, rate)
 	case latency <= g.base+g.tolerance/2: // far from the aim
@@ -268,7 +272,9 @@ func (g *gate) halveLocked(now int64, latency float64) {
 
 // probedLocked is the end of a window at half the limit.
 func (g *gate) probedLocked(now int64, latency float64) {
-	if latency < g.probe.latency+math.Log(fell) && int(g.limit) > g.min {
+	fallen := latency < g.probe.latency+math.Log(fell)
+	odd := latency > g.probe.latency-math.Log(fell) // something else has changed: look again
+	if (fallen || odd) && int(g.limit) > g.min {
 		g.halveLocked(now, latency)
 		return
 	}

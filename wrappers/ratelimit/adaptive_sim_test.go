@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"container/heap"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -167,24 +166,4 @@ func testGate(t *testing.T, a Adaptive, seed uint64) *gate {
 
 func newSim(workers int, service func(*rand.Rand) time.Duration, g *gate, seed uint64) *sim {
 	return &sim{rng: rand.New(rand.NewPCG(seed, 1)), service: service, workers: workers, gate: g}
-}
-
-func TestTune(t *testing.T) {
-	for _, sv := range services {
-		for _, c := range []int{1, 2, 8, 64} {
-			capacity := float64(c) * 100
-			u := newSim(c, sv.draw, nil, 1)
-			u.run(60*time.Second, 0.1*capacity)
-			line := fmt.Sprintf("%-12s c=%-3d unl p99 %6.1fms |", sv.name, c, float64(u.quantile(.99))/1e6)
-			for _, load := range []float64{0.5, 0.7, 1, 1.5, 3, 10} {
-				s := newSim(c, sv.draw, testGate(t, Adaptive{Enabled: true}, 3), 2)
-				s.run(5*time.Second, 0.3*capacity)
-				s.reset()
-				s.run(30*time.Second, load*capacity)
-				line += fmt.Sprintf(" %gx: %.2f/%.1f r%.3f L%.0f |", load, s.goodput(s.now)/capacity,
-					float64(s.quantile(.99))/float64(u.quantile(.99)), float64(s.refused)/float64(s.arrived), s.gate.limit)
-			}
-			t.Log(line)
-		}
-	}
 }
