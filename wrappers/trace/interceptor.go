@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"sync/atomic"
 
 	"github.com/opentracing/opentracing-go"
@@ -120,23 +121,42 @@ func (t *Tracing) tracedStream(ctx context.Context, s *settings, tracer opentrac
 			sp.guard(&returned, &err)
 		}
 	}()
-	ended := func(err error) { sp.finish(err, sp.peer.Addr) }
+	cs := &clientStream{sp: sp, serverStreams: desc.ServerStreams}
 	stream, err = streamer(sp.observed(ctx, callctx.Stream, cc), desc, cc, method,
-		with(opts, grpc.Peer(&sp.peer), grpc.OnFinish(ended))...)
+		with(opts, grpc.Peer(&sp.peer), grpc.OnFinish(cs.onFinish))...)
 	returned = true
 	if err != nil {
 		return nil, err
 	}
-	return &clientStream{ClientStream: stream, sp: sp, serverStreams: desc.ServerStreams}, nil
+	cs.ClientStream = stream
+	return cs, nil
 }
 
-// clientStream logs messages, and ends the span should a wrapper below have kept the end to itself; it does not look at
-// the peer then, which gRPC may be about to write. It never calls Context, which would disable gRPC's own retries.
+// clientStream logs messages, and ends the span should a wrapper below have kept the end to itself. It never calls
+// Context, which would disable gRPC's own retries.
 type clientStream struct {
 	grpc.ClientStream
 	sp             *span
 	serverStreams  bool
+	over           atomic.Bool   // onFinish ran, so gRPC has written the peer
 	sent, received atomic.Uint64 // one goroutine may send while another receives
+}
+
+// onFinish is called by gRPC when the stream has ended.
+func (cs *clientStream) onFinish(err error) {
+	cs.over.Store(true)
+	if err == nil && !cs.serverStreams && cs.sp.policy.Payloads {
+		return // RecvMsg has the only reply in its hands, and logs it first
+	}
+	cs.finish(err)
+}
+
+func (cs *clientStream) finish(err error) {
+	var addr net.Addr
+	if cs.over.Load() {
+		addr = cs.sp.peer.Addr
+	}
+	cs.sp.finish(err, addr)
 }
 
 // SendMsg implements [grpc.ClientStream].
@@ -146,7 +166,7 @@ func (cs *clientStream) SendMsg(m any) error {
 	}
 	err := cs.ClientStream.SendMsg(m)
 	if err != nil && !errors.Is(err, io.EOF) { // io.EOF: how it ended, RecvMsg will say
-		cs.sp.finish(err, nil)
+		cs.finish(err)
 	}
 	return err
 }
@@ -159,14 +179,14 @@ func (cs *clientStream) RecvMsg(m any) error {
 			cs.sp.message("received", cs.received.Add(1), m)
 		}
 		if !cs.serverStreams { // this was the only one
-			cs.sp.finish(nil, nil)
+			cs.finish(nil)
 		}
 		return nil
 	}
 	if errors.Is(err, io.EOF) {
-		cs.sp.finish(nil, nil)
+		cs.finish(nil)
 	} else {
-		cs.sp.finish(err, nil)
+		cs.finish(err)
 	}
 	return err
 }

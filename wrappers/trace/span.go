@@ -118,7 +118,7 @@ func (sp *span) finish(err error, addr net.Addr) {
 	if sp.s.onEnd != nil {
 		sp.s.onEnd(sp.ot, End{Side: sp.side, Method: sp.method, Attempt: sp.number, Err: err})
 	}
-	sp.ot.FinishWithOptions(opentracing.FinishOptions{LogRecords: end.logs})
+	sp.ot.FinishWithOptions(opentracing.FinishOptions{FinishTime: time.Now(), LogRecords: end.logs})
 }
 
 // tagEndpoint says who was at the other end, of a client's span. attempt is the endpoint that its attempts came to.
