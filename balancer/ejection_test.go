@@ -11,10 +11,8 @@ import (
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/filters"
-	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
 // strategiesUnderTest are all that come with the package.
@@ -99,12 +97,9 @@ func TestSmallFleets(t *testing.T) {
 			for i := range n {
 				r.answers[fmt.Sprintf("i%d", i)] = fails(codes.Unavailable)
 			}
+			r.calls(100*n, ask{})
 			for minute := range 30 {
 				got := r.calls(100*n, ask{})
-				if minute == 0 {
-					r.advance(time.Second)
-					got = r.calls(100*n, ask{})
-				}
 				if len(got) < n-wantOut {
 					t.Fatalf("minute %d: calls went to %v, want %d instances at least", minute, got, n-wantOut)
 				}
@@ -174,12 +169,12 @@ func TestKeptInstanceServesAndIsCleared(t *testing.T) {
 	r.answers["i0"] = fails(codes.Unavailable)
 	r.calls(3, ask{})
 	r.flush()
-	if !r.state("i0").Ejected {
-		t.Fatal("the only instance is not marked as ejected after three failures")
+	if s := r.state("i0"); !s.Ejected || !s.Kept {
+		t.Fatalf("after three failures the only instance is %+v, want it ejected, and kept", s)
 	}
 	r.answers["i0"] = fails(codes.NotFound)
 	r.call(ask{})
-	if s := r.state("i0"); s.Ejected || s.Probing {
+	if s := r.state("i0"); s.Ejected || s.Probing || s.Kept {
 		t.Fatal("an answer did not clear the instance that was kept in")
 	}
 }
@@ -268,107 +263,6 @@ func TestPlainErrorsAtRandom(t *testing.T) {
 	}
 	if n := r.p.describe().Counters.Ejections; n > 0 {
 		t.Errorf("%d ejections, want none", n)
-	}
-}
-
-func TestProbe(t *testing.T) {
-	cancelled := status.FromContextError(context.Canceled).Err()
-	for _, tt := range []struct {
-		name            string
-		end             func(r *rig, done func(gbalancer.DoneInfo))
-		ejected, probes bool
-	}{
-		{"success", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(nil)) }, false, false},
-		{"answer", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(fails(codes.NotFound))) }, false, false},
-		{"failure", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(fails(codes.Unavailable))) }, true, false},
-		{"doubtful failure", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(fails(codes.Unknown))) }, true, false},
-		{"discarded", func(_ *rig, done func(gbalancer.DoneInfo)) { done(gbalancer.DoneInfo{}) }, false, true},
-		{"cancelled", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(cancelled)) }, false, true},
-		{"asks for less", func(_ *rig, done func(gbalancer.DoneInfo)) { done(ended(fails(codes.ResourceExhausted))) }, false, true},
-		{"just in time", func(r *rig, done func(gbalancer.DoneInfo)) {
-			r.advance(5*time.Second - 1)
-			done(ended(nil))
-		}, false, false},
-		{"too late", func(r *rig, done func(gbalancer.DoneInfo)) {
-			r.advance(5 * time.Second)
-			done(ended(nil))
-		}, true, false},
-		{"discarded too late", func(r *rig, done func(gbalancer.DoneInfo)) {
-			r.advance(5 * time.Second)
-			done(gbalancer.DoneInfo{})
-		}, true, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			r := newRig(t, Config{}, fleet(4))
-			r.sicken("i2", fails(codes.Unavailable))
-			r.serveOut("i2")
-			id, done, err := r.begin(ask{})
-			if err != nil || id != "i2" {
-				t.Fatalf("the first call after the return went to %q (%v), want i2", id, err)
-			}
-			if n := r.calls(40, ask{})["i2"]; n > 0 {
-				t.Fatalf("%d calls went to i2 beside its probing call", n)
-			}
-			tt.end(r, done)
-			if s := r.state("i2"); s.Ejected != tt.ejected || s.Probing != tt.probes {
-				t.Fatalf("ejected %t, probing %t, want %t, %t", s.Ejected, s.Probing, tt.ejected, tt.probes)
-			}
-			r.answers["i2"] = nil
-			r.flush()
-			if n := r.calls(1, ask{})["i2"]; tt.probes && n != 1 {
-				t.Error("the next call does not probe")
-			}
-			if tt.ejected {
-				if n := r.calls(40, ask{})["i2"]; n > 0 {
-					t.Errorf("%d calls went to it while it is ejected again", n)
-				}
-				r.advance(54 * time.Second)
-				if s := r.state("i2"); !s.Ejected {
-					t.Error("the second ejection lasts less than 54 s")
-				}
-				r.advance(12 * time.Second)
-				if s := r.state("i2"); s.Ejected {
-					t.Error("the second ejection lasts more than 66 s")
-				}
-			}
-		})
-	}
-}
-
-func TestProbeByStream(t *testing.T) {
-	for name, a := range map[string]ask{
-		"by descriptor":  {method: "/grpc.health.v1.Health/Watch"},
-		"by the wrapper": {ctx: with(t.Context(), &callctx.Call{Kind: callctx.Stream})},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t, Config{}, fleet(4))
-			r.sicken("i2", fails(codes.Unavailable))
-			r.serveOut("i2")
-			id, done, err := r.begin(a)
-			if err != nil || id != "i2" {
-				t.Fatalf("the first call went to %q (%v), want i2", id, err)
-			}
-			r.advance(5*time.Second - 1)
-			if n := r.calls(40, ask{})["i2"]; n > 0 {
-				t.Fatal("a call went to i2 before the stream's time was over")
-			}
-			r.advance(1)
-			if s := r.state("i2"); s.Ejected || !s.Probing {
-				t.Fatalf("an open stream decided: ejected %t, probing %t", s.Ejected, s.Probing)
-			}
-			id, second, err := r.begin(ask{})
-			if err != nil || id != "i2" {
-				t.Fatalf("the next call went to %q (%v), want i2 to be probed", id, err)
-			}
-			done(ended(fails(codes.Unavailable))) // it was given up, and decides nothing any more
-			if s := r.state("i2"); s.Ejected || !s.Probing {
-				t.Fatalf("the stream's late end decided: ejected %t, probing %t", s.Ejected, s.Probing)
-			}
-			second(ended(nil))
-			if s := r.state("i2"); s.Ejected || s.Probing {
-				t.Fatal("the second probe did not decide")
-			}
-		})
 	}
 }
 
@@ -515,28 +409,3 @@ func TestClearedMeansClean(t *testing.T) {
 	}
 }
 
-// TestSeveralProbes: of two endpoints on probation each gets a call.
-func TestSeveralProbes(t *testing.T) {
-	for range 20 {
-		r := newRig(t, Config{}, fleet(6))
-		r.sicken("i1", fails(codes.Unavailable))
-		r.sicken("i4", fails(codes.Unavailable))
-		r.advance(40 * time.Second)
-		got := make(map[string]bool)
-		for range 8 {
-			id, done, err := r.begin(ask{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { done(ended(nil)) })
-			if len(got) < 2 {
-				got[id] = true
-			} else if id == "i1" || id == "i4" {
-				t.Fatalf("a second call probes %s", id)
-			}
-		}
-		if !got["i1"] || !got["i4"] {
-			t.Fatalf("the first two calls went to %v, want i1 and i4 to be probed", got)
-		}
-	}
-}

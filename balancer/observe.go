@@ -162,7 +162,8 @@ type EndpointState struct {
 	Calls     uint64        // begun, discarded picks included
 	Failures  uint64        // ended with an outcome.Failure
 	Load      float64       // the strategy's own figure, 0 if it has none; peak_ewma: expected latency in ns
-	Ejected   bool          // out
+	Ejected   bool          // blacklisted
+	Kept      bool          // blacklisted or on probation, and yet in service: too few of the config's filter are left
 	Probing   bool          // back on probation, one call at a time
 	Remaining time.Duration // until the ejection ends
 	Ejections int           // how many the next one builds on
@@ -194,11 +195,18 @@ func (p *policy) describe() ChannelState {
 	}
 	now := p.clock.Now()
 	figure, _ := p.settings.strategy.(loader)
+	kept := func(e *Endpoint) bool {
+		if p.byConfig.set == nil {
+			return false
+		}
+		_, in := p.byConfig.set.kept[e]
+		return in && e.phase() != healthy
+	}
 	for _, e := range p.known {
 		es := EndpointState{
 			Instance: e.Instance().Clone(), State: e.child.state, Err: e.child.err,
 			InFlight: e.InFlight(), Calls: e.started.Load(), Failures: e.failures.Load(),
-			Ejected: e.phase() == ejected, Probing: e.phase() == probing, Ejections: e.sentence.level,
+			Kept: kept(e), Ejected: e.phase() == ejected, Probing: e.phase() == probing, Ejections: e.sentence.level,
 		}
 		if es.Ejected {
 			es.Remaining = nanoseconds(max(0, e.sentence.until-now))

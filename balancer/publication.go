@@ -5,6 +5,10 @@ import "time"
 // minWindow is the shortest time between two publications that are not urgent.
 const minWindow = int64(time.Millisecond)
 
+// maxWindow bounds a window. A publication's cost is measured in time, so one that lost the processor for a while
+// looks expensive, and must not keep the next change waiting for long.
+const maxWindow = int64(250 * time.Millisecond)
+
 // costShare bounds what publishing may take of one core: a window is this many times as long as the last
 // publication took.
 const costShare = 10
@@ -54,6 +58,6 @@ func (w *window) expired() bool {
 func (w *window) published(began, now int64) {
 	w.hurried = w.hurried && began < w.end
 	w.pending = false
-	w.length = max(minWindow, costShare*(now-began))
+	w.length = min(max(minWindow, costShare*(now-began)), maxWindow)
 	w.end = now + w.length
 }

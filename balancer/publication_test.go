@@ -34,6 +34,9 @@ func TestWindow(t *testing.T) {
 			{at: 0, do: "publish", cost: 3 * ms}, {at: 32 * ms, do: "change", want: ms}, {at: 33 * ms, do: "expire", want: 1},
 			{at: 33 * ms, do: "publish", cost: 1}, {at: 34*ms + 1, do: "change", want: 0},
 		}},
+		{"one that lost the processor for a second keeps nobody waiting for ten", []event{
+			{at: 0, do: "publish", cost: 1000 * ms}, {at: 1001 * ms, do: "change", want: 249 * ms},
+		}},
 		{"what is urgent does not wait, but not twice in a row", []event{
 			{at: 0, do: "publish"}, {at: 1, do: "hurry", want: 0}, {at: 1, do: "publish"},
 			{at: 2, do: "hurry", want: ms - 1}, {at: 3, do: "hurry", want: -1}, {at: 4, do: "change", want: -1},
