@@ -13,10 +13,10 @@ import (
 	"github.com/evenkeel/evenkeel/internal/clock"
 )
 
-// Breakers are the circuit breakers of one client, of several, or of a server; they share a configuration and nothing
-// else. Make them with [New] and give their interceptors to [google.golang.org/grpc.NewClient] or NewServer, the unary
-// and the streaming one of the same Breakers. They are safe for concurrent use, have no goroutine, and need no
-// closing.
+// Breakers are the circuit breakers of one client, of several, or of a server; they share a configuration and
+// nothing else. Make them with [New] and give their interceptors to [google.golang.org/grpc.NewClient] or
+// NewServer, the unary and the streaming one of the same Breakers. They are safe for concurrent use, have no
+// goroutine, and need no closing.
 type Breakers struct {
 	clock  clock.Clock
 	random func() uint64
@@ -103,13 +103,13 @@ func (b *Breakers) id(text string) uint32 {
 	return n
 }
 
-// Update replaces the configuration, callbacks included, while calls are running; calls that begin after it returned
-// go by the new one. If c is not valid, the error says why and nothing has changed.
+// Update replaces the configuration, callbacks included, while calls are running; calls that begin after it
+// returned go by the new one. If c is not valid, the error says why and nothing has changed.
 //
-// A breaker stays in its state as long as the new configuration has an entry for the same methods with the same Key;
-// others are forgotten. New thresholds hold for what its window has counted. With another Window, BucketPeriod, OpenFor
-// or Probes, which gobreaker takes only once, a closed breaker begins a new window, an open one begins its time anew
-// with the new length, and a half-open one follows when its probes are through.
+// A breaker stays in its state as long as the new configuration has an entry for the same methods with the same
+// Key; others are forgotten. New thresholds hold for what its window has counted. With another Window,
+// BucketPeriod, OpenFor or Probes, which gobreaker takes only once, a closed breaker begins a new window, an open
+// one begins its time anew with the new length, and a half-open one follows when its probes are through.
 func (b *Breakers) Update(c Config) error {
 	b.mu.Lock()
 	rs, err := c.resolve(b.rules.Load().version+1, b.id)
@@ -137,8 +137,8 @@ func (b *Breakers) Update(c Config) error {
 	return nil
 }
 
-// enter finds the call's breaker and takes a place there. c.b stays nil if the call is none of the breakers' business.
-// An error is why the breaker turns the call away, in which case the call has no place.
+// enter finds the call's breaker and takes a place there. c.b stays nil if the call is none of the breakers'
+// business. An error is why the breaker turns the call away, in which case the call has no place.
 func (b *Breakers) enter(c *call, target string, server bool, custom string) *Error {
 	for {
 		rs := b.rules.Load()
@@ -234,8 +234,8 @@ func (c *call) ask(entered bool) (e *Error) {
 	return nil
 }
 
-// create makes the breaker k and puts it into the table; nil if there is no room. again tells that the configuration
-// has changed meanwhile.
+// create makes the breaker k and puts it into the table; nil if there is no room. again tells that the
+// configuration has changed meanwhile.
 func (b *Breakers) create(rs *rules, r *rule, k key) (br *breaker, again bool) {
 	now := b.clock.Now()
 	if now < b.fullUntil.Load() {
@@ -295,12 +295,12 @@ func (b *Breakers) makeRoomLocked(m map[key]*breaker, most int) bool {
 	return true
 }
 
-// remove marks br as out of the table, unless it has calls. Both this and enter write first and look then, so that at
-// least one of them sees the other.
-func (br *breaker) remove() bool {
-	br.gone.Store(true)
-	if br.places.n.Load() > 0 {
-		br.gone.Store(false)
+// remove marks b as out of the table, unless it has calls. Both this and enter write first and look then, so that
+// at least one of them sees the other.
+func (b *breaker) remove() bool {
+	b.gone.Store(true)
+	if b.places.n.Load() > 0 {
+		b.gone.Store(false)
 		return false
 	}
 	return true
@@ -323,8 +323,8 @@ type BreakerState struct {
 	Since time.Time
 	// Until is when probes are let through (Open) or all calls are (Recovering); else zero.
 	Until time.Time
-	// Share is the part of the calls that is let through now, from 0 to 1. In HalfOpen, where it is Probes calls, it
-	// is 0.
+	// Share is the part of the calls that is let through now, from 0 to 1. In HalfOpen, where it is Probes calls,
+	// it is 0.
 	Share float64
 	// InFlight is how many calls, streams among them, have begun and not ended.
 	InFlight int
@@ -338,8 +338,8 @@ type BreakerState struct {
 	Err error
 }
 
-// State lists the breakers, those that were idle for long excepted. It brings them up to date first: an open one whose
-// time is over is half-open. It costs a few microseconds a breaker, so once a second is no problem.
+// State lists the breakers, those that were idle for long excepted. It brings them up to date first: an open one
+// whose time is over is half-open. It costs a few microseconds a breaker, so once a second is no problem.
 func (b *Breakers) State() State {
 	now := b.clock.Now()
 	b.mu.Lock()

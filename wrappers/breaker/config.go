@@ -39,13 +39,13 @@ func (k Key) String() string {
 // gets, and returns nil. Or it returns an error, err itself or another, which the caller gets instead. err is an
 // [*Error] if the call was turned away, else what it ended with.
 //
-// It runs on the caller's goroutine after the call was reported, without a lock, and may take its time, but ctx may
-// be over. Calls that it makes with ctx pass the breakers as any other and get no fallback of their own, so it may
-// ask the same service again. It must be safe for concurrent use.
+// It runs on the caller's goroutine after the call was reported, without a lock, and may take its time, but ctx
+// may be over. Calls that it makes with ctx pass the breakers as any other and get no fallback of their own, so it
+// may ask the same service again. It must be safe for concurrent use.
 type Fallback func(ctx context.Context, method string, req, reply any, err error) error
 
-// Policy says when a breaker opens and how it comes back. Its zero value is sane: see each field. It is a value, to be
-// read from JSON (durations are texts such as "5s"; Fallback is not in it) or written in Go.
+// Policy says when a breaker opens and how it comes back. Its zero value is sane: see each field. It is a value,
+// to be read from JSON (durations are texts such as "5s"; Fallback is not in it) or written in Go.
 type Policy struct {
 	// Disabled lets calls pass, neither counted nor turned away.
 	Disabled bool
@@ -55,8 +55,8 @@ type Policy struct {
 	// Key says which calls share a breaker; the zero value is [Method].
 	Key Key
 
-	// ConsecutiveFailures is how many failures in a row open it; 0 means 10, -1 switches the criterion off. A run of
-	// UNKNOWN and INTERNAL counts only if also half of Window failed.
+	// ConsecutiveFailures is how many failures in a row open it; 0 means 10, -1 switches the criterion off. A run
+	// of UNKNOWN and INTERNAL counts only if also half of Window failed.
 	ConsecutiveFailures int
 	// FailureRatio is the share of failures in Window that opens it, above 0 up to 1; 0 means 0.5, -1 switches the
 	// criterion off.
@@ -103,13 +103,13 @@ type Policy struct {
 	FallbackFails bool
 }
 
-// Config is what [New] and [Breakers.Update] take: the policy for all methods, others for some, and what concerns all
-// breakers together. Its zero value has the default policy for every method.
+// Config is what [New] and [Breakers.Update] take: the policy for all methods, others for some, and what concerns
+// all breakers together. Its zero value has the default policy for every method.
 type Config struct {
 	Policy
-	// Methods are policies by "/pkg.Service/Method", "/pkg.Service/*" or "*", which replaces Policy; the most exact
-	// counts, and it counts as a whole: its zero fields mean the defaults, not what Policy says. Health checks and
-	// reflection pass without a breaker unless they are named here.
+	// Methods are policies by "/pkg.Service/Method", "/pkg.Service/*" or "*", which replaces Policy; the most
+	// exact counts, and it counts as a whole: its zero fields mean the defaults, not what Policy says. Health
+	// checks and reflection pass without a breaker unless they are named here.
 	Methods map[string]Policy
 	// MaxBreakers bounds the number of breakers, from 1 to 10,000; 0 means 1,000. When a call would need one more,
 	// the closed one that was idle for longest makes room, and if all are in use or not closed the call passes
@@ -117,11 +117,11 @@ type Config struct {
 	MaxBreakers int
 	// IdleAfter is how long a breaker must be of no use to be removed; 0 means 10 min.
 	IdleAfter time.Duration
-	// OnStateChange is told of every change, one at a time and in order, outside all locks; nil means nobody. It may
-	// make calls. It runs on the goroutine of a call, which waits for it.
+	// OnStateChange is told of every change, one at a time and in order, outside all locks; nil means nobody. It
+	// may make calls. It runs on the goroutine of a call, which waits for it.
 	OnStateChange func(StateChange)
-	// OnReject is told of every call that was turned away, or would have been but for DryRun, outside all locks, by
-	// several goroutines at once; nil means nobody. The call waits for it.
+	// OnReject is told of every call that was turned away, or would have been but for DryRun, outside all locks,
+	// by several goroutines at once; nil means nobody. The call waits for it.
 	OnReject func(*Error)
 }
 

@@ -8,10 +8,10 @@ import (
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
-// This file is the arithmetic of the package: values stepped by (now, event), without a clock, a generator of random
-// numbers, gRPC or gobreaker. Times are nanoseconds of a clock that is somebody else's; one that goes backwards makes
-// things last longer and breaks nothing. Except for bulkhead, nothing here is safe for concurrent use: whoever owns a
-// value says under which lock.
+// This file is the arithmetic of the package: values stepped by (now, event), without a clock, a generator of
+// random numbers, gRPC or gobreaker. Times are nanoseconds of a clock that is somebody else's; one that goes
+// backwards makes things last longer and breaks nothing. Except for bulkhead, nothing here is safe for concurrent
+// use: whoever owns a value says under which lock.
 
 // verdict is what a call's end means to its breaker.
 type verdict uint8
@@ -66,8 +66,8 @@ type tally struct {
 	certain             uint32 // those of them that are beyond doubt
 }
 
-// trips reports whether failures open the breaker. A run that needs doubtful failures to be long enough counts only
-// if also half of the window failed: they may be the business errors of a handler that is well.
+// trips reports whether failures open the breaker. A run that needs doubtful failures to be long enough counts
+// only if also half of the window failed: they may be the business errors of a handler that is well.
 func (l *limits) trips(t tally) bool {
 	if l.run > 0 && t.run >= l.run && (t.certain >= l.run || t.failures >= t.successes) {
 		return true
@@ -93,8 +93,8 @@ func (r ramp) share(now int64) float64 {
 
 func (r ramp) over(now int64) bool { return now-r.began >= r.length }
 
-// admits reports whether a call at now is let through. draw is 64 random bits. A counter instead of chance would let
-// through, of two methods that are called in turn, always the same one.
+// admits reports whether a call at now is let through. draw is 64 random bits. A counter instead of chance would
+// let through, of two methods that are called in turn, always the same one.
 func (r ramp) admits(now int64, draw uint64) bool {
 	return float64(draw>>11)/(1<<53) < r.share(now)
 }
@@ -102,8 +102,8 @@ func (r ramp) admits(now int64, draw uint64) bool {
 // bulkhead counts the calls in flight and bounds them. It is safe for concurrent use.
 type bulkhead struct{ n atomic.Int64 }
 
-// enter takes a place; it reports false if limit places are taken. A limit of 0 is none. It never counts a call that
-// it turns away, not even for a moment, since that would turn away another that fits.
+// enter takes a place; it reports false if limit places are taken. A limit of 0 is none. It never counts a call
+// that it turns away, not even for a moment, since that would turn away another that fits.
 func (b *bulkhead) enter(limit int64) bool {
 	if limit == 0 {
 		b.n.Add(1)
@@ -177,8 +177,8 @@ func (w *slowWindow) reset() {
 	w.sum = slowCounts{}
 }
 
-// probes are the calls that a half-open breaker has let through and waits for. Each leaves by exactly one of end and
-// expire. The zero value is empty.
+// probes are the calls that a half-open breaker has let through and waits for. Each leaves by exactly one of end
+// and expire. The zero value is empty.
 type probes struct {
 	last uint64
 	out  []probe
@@ -210,9 +210,9 @@ func (p *probes) end(id uint64) bool {
 	return false
 }
 
-// expire takes out those whose time is over, and how each is to be reported: a failure, which keeps the breaker open
-// for openFor. Nobody looks when nobody calls, so openFor may have passed since as well. Then the probe is excluded,
-// and the next call probes at once, as it would if somebody had looked in time.
+// expire takes out those whose time is over, and how each is to be reported: a failure, which keeps the breaker
+// open for openFor. Nobody looks when nobody calls, so openFor may have passed since as well. Then the probe is
+// excluded, and the next call probes at once, as it would if somebody had looked in time.
 func (p *probes) expire(now, openFor int64) (late []probe, v verdict) {
 	v = excluded
 	kept := p.out[:0]

@@ -53,7 +53,8 @@ type Error struct {
 	Full bool
 	// Since is when that state began.
 	Since time.Time
-	// Until is when an open breaker lets probes through, or when a recovering one lets all calls through; else zero.
+	// Until is when an open breaker lets probes through, or when a recovering one lets all calls through; else
+	// zero.
 	Until time.Time
 	// Last is the failure that opened the breaker, nil if there is none to tell.
 	Last error
@@ -80,8 +81,8 @@ func (e *Error) Error() string {
 	return e.text(func(err error) string { return err.Error() })
 }
 
-// GRPCStatus makes it UNAVAILABLE. A server tells its clients only the code of the last failure: its text may be about
-// another caller's request.
+// GRPCStatus makes it UNAVAILABLE. A server tells its clients only the code of the last failure: its text may be
+// about another caller's request.
 func (e *Error) GRPCStatus() *status.Status {
 	if e.server {
 		return status.New(codes.Unavailable, e.text(func(err error) string { return outcome.Code(err).String() }))
@@ -124,8 +125,8 @@ func (e *Error) text(last func(error) string) string {
 // clockText is short, sorts, and says which zone.
 func clockText(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-// FallbackError is what a call ends with under Policy.FallbackFails when its [Fallback] has answered: a failure for
-// everybody on the way up, with the answer in it. [AcceptFallback] turns it into a success again.
+// FallbackError is what a call ends with under Policy.FallbackFails when its [Fallback] has answered: a failure
+// for everybody on the way up, with the answer in it. [AcceptFallback] turns it into a success again.
 type FallbackError struct {
 	// Reply is the message that the fallback filled.
 	Reply any

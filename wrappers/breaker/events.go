@@ -5,8 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// events is the queue between breakers, which change their state under locks, and the user's callback, which gets the
-// changes one at a time, in order and outside of every lock. Whoever comes by delivers; no goroutine is started.
+// events is the queue between breakers, which change their state under locks, and the user's callback, which gets
+// the changes one at a time, in order and outside of every lock. Whoever comes by delivers; no goroutine is
+// started.
 type events struct {
 	deliver func(StateChange)
 	waiting atomic.Int64

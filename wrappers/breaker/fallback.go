@@ -14,7 +14,8 @@ import (
 // inFallback marks the contexts that fallbacks get.
 type inFallback struct{}
 
-// fallBack asks f, which may be nil, for the reply to a call that ended with err, and returns what the call ends with.
+// fallBack asks f, which may be nil, for the reply to a call that ended with err, and returns what the call ends
+// with.
 func fallBack(ctx context.Context, f Fallback, fails bool, method string, req, reply any, err error) error {
 	if f == nil || ctx.Value(inFallback{}) != nil { // a fallback's own calls would ask it again, without end
 		return err
@@ -28,8 +29,8 @@ func fallBack(ctx context.Context, f Fallback, fails bool, method string, req, r
 	return nil
 }
 
-// newReply makes an empty reply of the method's type, as the descriptor that is linked into the program has it; nil if
-// there is none.
+// newReply makes an empty reply of the method's type, as the descriptor that is linked into the program has it;
+// nil if there is none.
 func newReply(method string) proto.Message {
 	name := strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", ".")
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
@@ -47,9 +48,9 @@ func newReply(method string) proto.Message {
 	return t.New().Interface()
 }
 
-// AcceptFallback is a client interceptor for policies with FallbackFails: it ends a call that a fallback answered with
-// that answer and without error. Put it outermost, so that everything between it and the breaker (trace, retry,
-// metrics) sees the failure and the application sees the reply.
+// AcceptFallback is a client interceptor for policies with FallbackFails: it ends a call that a fallback answered
+// with that answer and without error. Put it outermost, so that everything between it and the breaker (trace,
+// retry, metrics) sees the failure and the application sees the reply.
 func AcceptFallback() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 		err := invoker(ctx, method, req, reply, cc, opts...)

@@ -115,8 +115,8 @@ func TestFallbackFails(t *testing.T) {
 	}
 }
 
-// TestServerFallback: the reply is made from the linked descriptor; where there is none, and where the reply could not
-// travel, the error stays.
+// TestServerFallback: the reply is made from the linked descriptor; where there is none, and where the reply could
+// not travel, the error stays.
 func TestServerFallback(t *testing.T) {
 	const check = "/grpc.health.v1.Health/Check"
 	healthy := func(_ context.Context, _ string, _, reply any, _ error) error {

@@ -23,7 +23,7 @@ func (r *rig) trip() {
 	r.t.Helper()
 	for range 100 {
 		if r.call(errDown, 0); r.phase() == Open {
-			time.Sleep(6 * sec)
+			sleep(6 * sec)
 			r.events()
 			return
 		}
@@ -106,8 +106,8 @@ func TestLateCall(t *testing.T) {
 	}
 }
 
-// TestCallsLongerThanTheWindow: calls that hang until a deadline which is later than the window do trip it. gobreaker
-// alone forgets them.
+// TestCallsLongerThanTheWindow: calls that hang until a deadline which is later than the window do trip it.
+// gobreaker alone forgets them.
 func TestCallsLongerThanTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 3}})
@@ -380,7 +380,8 @@ func TestMaxConcurrent(t *testing.T) {
 	}
 }
 
-// TestTimeout: Hystrix's timeout ends the call and counts as a failure; a caller's own shorter deadline does so too.
+// TestTimeout: Hystrix's timeout ends the call and counts as a failure; a caller's own shorter deadline does so
+// too.
 func TestTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Timeout: sec}})

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Hystrix is a command's configuration as hystrix-go has it, with its JSON names and its units, so that an existing
-// file can be read and turned into a [Policy]. Zero fields have Hystrix's defaults.
+// Hystrix is a command's configuration as hystrix-go has it, with its JSON names and its units, so that an
+// existing file can be read and turned into a [Policy]. Zero fields have Hystrix's defaults.
 type Hystrix struct {
 	// Timeout of a call in milliseconds; 0 means 1000.
 	Timeout int `json:"timeout"`
@@ -21,9 +21,9 @@ type Hystrix struct {
 	ErrorPercentThreshold int `json:"error_percent_threshold"`
 }
 
-// Policy says the same as h: one breaker a method, the failure ratio over 10 s in steps of 1 s as the only criterion,
-// one probe, and all calls at once when it succeeded. A probe may take as long as any call. The error names the field
-// by its JSON name.
+// Policy says the same as h: one breaker a method, the failure ratio over 10 s in steps of 1 s as the only
+// criterion, one probe, and all calls at once when it succeeded. A probe may take as long as any call. The error
+// names the field by its JSON name.
 func (h Hystrix) Policy() (Policy, error) {
 	for _, f := range []struct {
 		name   string

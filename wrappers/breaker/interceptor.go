@@ -11,8 +11,8 @@ import (
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
-// UnaryClientInterceptor is shorthand for the one of Breakers that nobody else shares. It panics on an invalid policy,
-// being a programmer's error.
+// UnaryClientInterceptor is shorthand for the one of Breakers that nobody else shares. It panics on an invalid
+// policy, being a programmer's error.
 func UnaryClientInterceptor(p Policy) grpc.UnaryClientInterceptor {
 	return mustNew(p).UnaryClientInterceptor()
 }
@@ -23,8 +23,8 @@ func StreamClientInterceptor(p Policy) grpc.StreamClientInterceptor {
 	return mustNew(p).StreamClientInterceptor()
 }
 
-// UnaryServerInterceptor is shorthand for the one of Breakers that nobody else shares. It panics on an invalid policy,
-// being a programmer's error.
+// UnaryServerInterceptor is shorthand for the one of Breakers that nobody else shares. It panics on an invalid
+// policy, being a programmer's error.
 func UnaryServerInterceptor(p Policy) grpc.UnaryServerInterceptor {
 	return mustNew(p).UnaryServerInterceptor()
 }
@@ -35,12 +35,12 @@ func StreamServerInterceptor(p Policy) grpc.StreamServerInterceptor {
 	return mustNew(p).StreamServerInterceptor()
 }
 
-// UnaryClientInterceptor guards a client's unary calls. Make it the innermost interceptor, so that every attempt of a
-// retry asks the breaker.
+// UnaryClientInterceptor guards a client's unary calls. Make it the innermost interceptor, so that every attempt
+// of a retry asks the breaker.
 func (b *Breakers) UnaryClientInterceptor() grpc.UnaryClientInterceptor { return b.unaryClient }
 
-// StreamClientInterceptor guards a client's streams. A stream counts from its beginning until gRPC has ended it; see
-// the package documentation on streams that are abandoned.
+// StreamClientInterceptor guards a client's streams. A stream counts from its beginning until gRPC has ended it;
+// see the package documentation on streams that are abandoned.
 func (b *Breakers) StreamClientInterceptor() grpc.StreamClientInterceptor { return b.streamClient }
 
 // UnaryServerInterceptor guards a server's unary handlers. A handler that panics counts as failed.
@@ -203,8 +203,8 @@ func (b *Breakers) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *
 	return s, nil
 }
 
-// clientStream watches a stream's end. gRPC tells by OnFinish; RecvMsg tells too, because an interceptor further in may
-// have made a stream that knows no OnFinish.
+// clientStream watches a stream's end. gRPC tells by OnFinish; RecvMsg tells too, because an interceptor further
+// in may have made a stream that knows no OnFinish.
 type clientStream struct {
 	grpc.ClientStream
 	call

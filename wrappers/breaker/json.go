@@ -76,8 +76,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return json.Marshal(configJSON{c.Policy.toJSON(), c.Methods, c.MaxBreakers, duration(c.IdleAfter)})
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error. Functions stay as they are,
-// those of Methods by their key.
+// UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error. Functions stay as they
+// are, those of Methods by their key.
 func (c *Config) UnmarshalJSON(js []byte) error {
 	var j configJSON
 	if err := unmarshalStrict(js, &j); err != nil {

@@ -13,8 +13,8 @@ type callOption struct {
 // Bypass lets this call pass the breakers, neither counted nor turned away.
 func Bypass() grpc.CallOption { return &callOption{bypass: true} }
 
-// WithKey gives this call, and all others with the same key, target and policy, a breaker of their own, whatever the
-// policy's Key says: for a shard, say. An empty key changes nothing. Keys count toward Config.MaxBreakers.
+// WithKey gives this call, and all others with the same key, target and policy, a breaker of their own, whatever
+// the policy's Key says: for a shard, say. An empty key changes nothing. Keys count toward Config.MaxBreakers.
 func WithKey(key string) grpc.CallOption { return &callOption{key: key} }
 
 // WithFallback answers this call, if it is unary, by f instead of the policy's Fallback. A nil f changes nothing.

@@ -123,7 +123,8 @@ func asAsked(ctx context.Context, k kind, s grpc.ServerStream) error {
 	return s.SendMsg(&m)
 }
 
-// TestProbingStream: a stream that outlives ProbeTimeout has passed if the service sent a message, else it has failed.
+// TestProbingStream: a stream that outlives ProbeTimeout has passed if the service sent a message, else it has
+// failed.
 func TestProbingStream(t *testing.T) {
 	for _, side := range []string{"client", "server"} {
 		for _, speaks := range []bool{true, false} {

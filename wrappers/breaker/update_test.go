@@ -98,23 +98,23 @@ func TestUpdateKeepsState(t *testing.T) {
 				if passed, _ := r.call(nil, 0); passed {
 					t.Error("a call passed")
 				}
-				time.Sleep(6 * sec)
+				sleep(6 * sec)
 				if passed, _ := r.call(nil, 0); !passed || r.phase() != Closed {
 					t.Errorf("after 6 s: passed %v, %v; want closed, without a ramp", passed, r.phase())
 				}
 			}},
 		"open: for longer": {
-			func(r *rig) { r.update(Config{Policy: one}); r.call(errDown, 0); time.Sleep(sec) },
+			func(r *rig) { r.update(Config{Policy: one}); r.call(errDown, 0); sleep(sec) },
 			Config{Policy: Policy{ConsecutiveFailures: 1, OpenFor: 20 * sec}},
 			func(t *testing.T, r *rig) {
-				if s := r.one(); s.Phase != Open || s.Until.Sub(time.Now()) != 20*sec || time.Since(s.Since) != sec {
+				if s := r.one(); s.Phase != Open || time.Until(s.Until) != 20*sec || time.Since(s.Since) != sec {
 					t.Errorf("%v until %v, want open for 20 s from now, and since 1 s ago", s, s.Until)
 				}
-				time.Sleep(19 * sec)
+				sleep(19 * sec)
 				if passed, _ := r.call(nil, 0); passed {
 					t.Error("a call passed after 19 s")
 				}
-				time.Sleep(2 * sec)
+				sleep(2 * sec)
 				if passed, _ := r.call(nil, 0); !passed {
 					t.Error("no call passed after 21 s")
 				}
@@ -126,7 +126,7 @@ func TestUpdateKeepsState(t *testing.T) {
 			},
 			Config{Policy: Policy{OpenFor: sec}},
 			func(t *testing.T, r *rig) {
-				time.Sleep(2 * sec)
+				sleep(2 * sec)
 				if passed, _ := r.call(nil, 0); !passed {
 					t.Error("no call passed after 2 s")
 				}
