@@ -4,6 +4,7 @@ import (
 	"context"
 	"reflect"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opentracing/opentracing-go"
 )
@@ -18,7 +19,11 @@ import (
 // prepared says that the outgoing metadata of a context has what span carries.
 type prepared struct {
 	span    opentracing.Span // a pointer, so that it can be compared
-	baggage uint64           // fingerprint
+	baggage uint64           // fingerprint when it was prepared
+	// Most spans have no baggage, and that they still have none costs less to find out: look notes what it is shown.
+	none  bool
+	found atomic.Bool
+	look  func(key, value string) bool
 }
 
 type preparedKey struct{}
@@ -28,12 +33,27 @@ func prepare(ctx context.Context, ot opentracing.Span) context.Context {
 	if reflect.TypeOf(ot).Kind() != reflect.Pointer {
 		return ctx
 	}
-	return context.WithValue(ctx, preparedKey{}, &prepared{ot, fingerprint(ot.Context())})
+	p := &prepared{span: ot, baggage: fingerprint(ot.Context())}
+	p.look = func(string, string) bool {
+		p.found.Store(true)
+		return false
+	}
+	p.none = p.baggage == 0
+	return context.WithValue(ctx, preparedKey{}, p)
+}
+
+// holds reports whether the metadata still say what sc says. Baggage only ever grows.
+func (p *prepared) holds(sc opentracing.SpanContext) bool {
+	if !p.none {
+		return p.baggage == fingerprint(sc)
+	}
+	sc.ForeachBaggageItem(p.look)
+	return !p.found.Load()
 }
 
 // unsampled returns the context for a call below parent, whose context sc is not sampled.
 func (t *Tracing) unsampled(ctx context.Context, tracer opentracing.Tracer, parent opentracing.Span, sc opentracing.SpanContext) context.Context {
-	if p, ok := ctx.Value(preparedKey{}).(*prepared); ok && p.span == parent && p.baggage == fingerprint(sc) {
+	if p, ok := ctx.Value(preparedKey{}).(*prepared); ok && p.span == parent && p.holds(sc) {
 		return ctx
 	}
 	return t.inject(ctx, tracer, sc)
