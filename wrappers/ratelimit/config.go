@@ -78,7 +78,7 @@ type Adaptive struct {
 	// Min and Max bound the limit; 0 means 1 and 1000.
 	Min, Max int
 	// Tolerance is how many times as long as by itself a call may take because others are in progress, from 1.1 to
-	// 10; 0 means 1.6.
+	// 10; 0 means 1.7.
 	Tolerance float64
 	// ProbeInterval is how often, while the limit binds, it is lowered for a moment to see what a call takes by
 	// itself; 0 means 10 s.
@@ -187,7 +187,7 @@ func (a Adaptive) resolve() (r adaptive, err error) {
 		min: cmp.Or(a.Min, 1), max: cmp.Or(a.Max, max(1000, a.Min)),
 		interval: int64(cmp.Or(a.ProbeInterval, 10*time.Second)), ignoreDeadlines: a.IgnoreDeadlines,
 	}
-	tolerance := cmp.Or(a.Tolerance, 1.6)
+	tolerance := cmp.Or(a.Tolerance, 1.7)
 	switch {
 	case r.min < 1 || r.min > maxTokens:
 		return r, fmt.Errorf("min = %d, want 0 (the default) to %d", a.Min, maxTokens)
