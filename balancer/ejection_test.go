@@ -98,6 +98,7 @@ func TestSmallFleets(t *testing.T) {
 				r.answers[fmt.Sprintf("i%d", i)] = fails(codes.Unavailable)
 			}
 			r.calls(100*n, ask{})
+			r.flush()
 			for minute := range 30 {
 				got := r.calls(100*n, ask{})
 				if len(got) < n-wantOut {
@@ -408,4 +409,3 @@ func TestClearedMeansClean(t *testing.T) {
 		}
 	}
 }
-

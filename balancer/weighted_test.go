@@ -166,11 +166,15 @@ func TestWeightsChangeLive(t *testing.T) {
 	r := newRig(t, Config{Strategy: Weighted{}}, ins)
 	for step, weights := range [][3]uint32{{1, 1, 1}, {1, 2, 3}, {10, 0, 1}, {1, 1, 4}} {
 		total := 0.0
+		sequence := r.p.byConfig.set.chooser.(*weightedChooser).calls
 		for i, w := range weights {
 			ins[i].Weight = w
 			total += float64(max(w, 1))
 		}
 		r.update(Config{Strategy: Weighted{}}, ins)
+		if r.p.byConfig.set.chooser.(*weightedChooser).calls != sequence {
+			t.Errorf("step %d: the sequence was begun anew", step)
+		}
 		got := r.calls(1200, ask{})
 		for i, w := range weights {
 			if want := 1200 * float64(max(w, 1)) / total; math.Abs(float64(got[fmt.Sprintf("i%d", i)])-want) > 3 {
