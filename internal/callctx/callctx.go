@@ -66,20 +66,26 @@ type Room struct{ c callContext }
 // Begin is the function [Begin] without its allocation.
 func (r *Room) Begin(ctx context.Context, kind Kind, tried *Tried) (context.Context, *Call) {
 	c := &r.c
-	c.Context, c.rec = ctx, Copy(ctx)
+	c.Context = ctx
 	c.call.Kind, c.call.Tried = kind, tried
-	if outer := c.rec.Call; outer != nil {
-		c.call.outer = outer
-		if tried == nil {
-			c.call.Tried = outer.Tried
-		}
-		if kind == UnknownKind {
-			c.call.Kind = outer.Kind
+	if rec := From(ctx); rec != nil {
+		c.rec = *rec
+		if outer := rec.Call; outer != nil {
+			c.call.outer = outer
+			if tried == nil {
+				c.call.Tried = outer.Tried
+			}
+			if kind == UnknownKind {
+				c.call.Kind = outer.Kind
+			}
 		}
 	}
 	c.rec.Call = &c.call
 	return c, &c.call
 }
+
+// Context is the context of the call that began here.
+func (r *Room) Context() context.Context { return &r.c }
 
 // Call is the call that began here.
 func (r *Room) Call() *Call { return &r.c.call }

@@ -12,20 +12,25 @@ import (
 	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
-// attempt is one attempt. All that it needs is one allocation.
+// attempt is one attempt. All that a first one needs is one allocation, of 256 bytes.
 type attempt struct {
 	room callctx.Room
-	ctx  context.Context
+	ctx  context.Context // what it is made with
 	// What grpc writes here it writes before the attempt's invoker returns or, on a stream, before OnFinish.
 	trailer metadata.MD
 	peer    peer.Peer
-	options [5]grpc.CallOption // usually enough
-	witness *witness           // nil if none was needed
+	options [3]grpc.CallOption // room for the usual ones: grpc.StaticMethod of generated code, and two of ours
+	extra   *extra             // nil for a first attempt on a connection that is known to pass options on
 
 	began  int64 // 0 if it is not measured
 	number int   // from 1
-	hedge  *hedge
-	cancel context.CancelFunc // nil if the attempt has no context of its own
+}
+
+// extra is what most attempts do without.
+type extra struct {
+	witness witness
+	hedge   *hedge
+	cancel  context.CancelFunc // nil if the attempt has no context of its own
 }
 
 // untouched is what an attempt's trailer is until grpc has had a stream for it; no real trailer has an empty key.
@@ -52,16 +57,26 @@ func (a *attempt) prepare(ctx context.Context, kind callctx.Kind, tried *callctx
 	a.ctx, _ = a.room.Begin(ctx, kind, tried)
 	a.trailer = untouched
 	own := append(append(a.options[:0], opts...), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer))
-	if !proven {
-		a.witness = new(witness)
-		own = append(own, grpc.OnFinish(a.witness.finished))
+	if proven {
+		return own
 	}
-	return own
+	if a.extra == nil {
+		a.extra = new(extra)
+	}
+	return append(own, grpc.OnFinish(a.extra.witness.finished))
+}
+
+// hedge is what the attempt has of its own if it is a hedge, nil if it is not.
+func (a *attempt) hedge() *hedge {
+	if a.extra == nil {
+		return nil
+	}
+	return a.extra.hedge
 }
 
 // start tells whoever watches the call that the attempt begins.
 func (a *attempt) start() {
-	a.ctx = callctx.StartAttempt(a.ctx, callctx.Attempt{Number: a.number, Hedge: a.hedge != nil})
+	a.ctx = callctx.StartAttempt(a.ctx, callctx.Attempt{Number: a.number, Hedge: a.hedge() != nil})
 }
 
 // over tells whoever watches the call that the attempt has ended.
@@ -73,17 +88,17 @@ func (a *attempt) over(err error) {
 
 // safe reports whether it is certain that the attempt, which failed, sent nothing.
 func (a *attempt) safe() bool {
-	return a.unsent() && (a.witness == nil || a.witness.saw.Load())
+	return a.unsent() && (a.extra == nil || a.extra.witness.saw.Load())
 }
 
 // proves reports whether the attempt, which succeeded, shows that the connection passes options on.
 func (a *attempt) proves() bool {
-	return a.witness != nil && a.witness.saw.Load() && !a.unsent()
+	return a.extra != nil && a.extra.witness.saw.Load() && !a.unsent()
 }
 
 // report describes the attempt, which failed with err at now.
 func (a *attempt) report(now int64, err error, f failure) Attempt {
-	r := Attempt{Code: f.code, Err: err, Hedge: a.hedge != nil}
+	r := Attempt{Code: f.code, Err: err, Hedge: a.hedge() != nil}
 	if a.began != 0 {
 		r.Duration = time.Duration(max(now-a.began, 0))
 	}

@@ -21,7 +21,9 @@ func answer(_ context.Context, _ string, _, _ any, _ *grpc.ClientConn, opts ...g
 	return nil
 }
 
-func nothing(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+func nothing(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+	return nil
+}
 
 // warm returns an interceptor whose method is past its first calls.
 func warm(p Policy, cc *grpc.ClientConn) grpc.UnaryClientInterceptor {

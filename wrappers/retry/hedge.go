@@ -45,7 +45,7 @@ type hedge struct {
 func (c *call) race(delay time.Duration) (failure, error) {
 	r := &race{c: c, first: c.newAttempt(), settled: make(chan struct{}), running: 1}
 	ctx, cancel := context.WithCancel(c.ctx)
-	r.first.cancel = cancel
+	r.first.extra.cancel = cancel
 	opts := c.prepare(r.first, ctx, callctx.Unary, c.opts)
 	defer r.close() // also when this goroutine panics or exits
 	r.mu.Lock()
@@ -98,7 +98,7 @@ func (r *race) fire(delay time.Duration) {
 	}()
 	c.tell(c.config().OnHedge, *event)
 	if a != nil {
-		err = c.try(a, a.hedge.reply, opts)
+		err = c.try(a, a.hedge().reply, opts)
 	}
 }
 
@@ -125,10 +125,10 @@ func (r *race) launch(delay time.Duration) (a *attempt, opts []grpc.CallOption, 
 		c.tried.Add(h.room.Call().Picked())
 	}
 	a = c.newAttempt()
-	a.hedge = &hedge{reply: c.reply.(proto.Message).ProtoReflect().New().Interface()}
+	a.extra.hedge = &hedge{reply: c.reply.(proto.Message).ProtoReflect().New().Interface()}
 	ctx, cancel := context.WithCancel(c.ctx)
-	a.cancel = cancel
-	opts = c.prepare(a, ctx, callctx.Unary, append(withoutTargets(c.opts), grpc.Header(&a.hedge.header)))
+	a.extra.cancel = cancel
+	opts = c.prepare(a, ctx, callctx.Unary, append(withoutTargets(c.opts), grpc.Header(&a.hedge().header)))
 	r.hedges = append(r.hedges, a)
 	r.running++
 	if len(r.hedges) < c.rules.hedges {
@@ -181,9 +181,9 @@ func (r *race) learnLocked(now int64) {
 
 // cancelLocked ends whatever still runs.
 func (r *race) cancelLocked() {
-	r.first.cancel()
+	r.first.extra.cancel()
 	for _, h := range r.hedges {
-		h.cancel()
+		h.extra.cancel()
 	}
 }
 
@@ -203,7 +203,7 @@ func (r *race) deliver() (failure, error) {
 		panic(r.panicked)
 	}
 	a, c := r.by, r.c
-	if a.hedge == nil {
+	if a.hedge() == nil {
 		return r.failure, r.err // it wrote to the caller's
 	}
 	if r.err == nil {
@@ -211,7 +211,7 @@ func (r *race) deliver() (failure, error) {
 		callctx.Report(c.ctx, callctx.Event{Kind: callctx.HedgeWon, By: "retry", Attempt: a.number})
 		reply := c.reply.(proto.Message)
 		proto.Reset(reply)
-		proto.Merge(reply, a.hedge.reply)
+		proto.Merge(reply, a.hedge().reply)
 	}
 	clearTargets(c.opts)
 	if a.unsent() {
@@ -220,7 +220,7 @@ func (r *race) deliver() (failure, error) {
 	for _, o := range c.opts {
 		switch o := o.(type) {
 		case grpc.HeaderCallOption:
-			*o.HeaderAddr = a.hedge.header
+			*o.HeaderAddr = a.hedge().header
 		case grpc.TrailerCallOption:
 			*o.TrailerAddr = a.trailer
 		case grpc.PeerCallOption:

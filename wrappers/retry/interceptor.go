@@ -12,15 +12,6 @@ import (
 	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
-// target is what a unary call is about.
-type target struct {
-	name       string
-	req, reply any
-	cc         *grpc.ClientConn
-	invoker    grpc.UnaryInvoker
-	opts       []grpc.CallOption // of the caller
-}
-
 // unary is the interceptor. A call that succeeds at once, without timeouts or hedging, does not leave this function.
 func (r *Retrier) unary(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	m := r.method(r.state.Load(), name)
@@ -36,39 +27,30 @@ func (r *Retrier) unary(ctx context.Context, name string, req, reply any, cc *gr
 	if exempt {
 		return invoker(ctx, name, req, reply, cc, opts...)
 	}
-	to := target{name, req, reply, cc, invoker, opts}
 	m.budget(rules).deposit()
 	timed := m.begin()
 	if notify || !rules.plain() {
-		return newCall(r, m, rules, ctx, to).elaborate(notify)
+		c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
+		return c.elaborate(notify)
 	}
 	a := &attempt{number: 1}
 	own := a.prepare(ctx, callctx.Unary, nil, opts, cc != nil && m.proven.Load() == cc)
 	if timed {
 		a.began = r.clock.Now()
 	}
-	if err := a.invoke(&to, reply, own); err != nil {
-		c := newCall(r, m, rules, ctx, to)
+	var err error
+	if a.room.Observer() == nil {
+		err = invoker(a.ctx, name, req, reply, cc, own...)
+	} else {
+		err = newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts).invoke(a, reply, own)
+	}
+	if err != nil {
+		c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
 		c.progress.attempts = 1
 		return c.goOn(c.failed(a, err), err)
 	}
 	m.succeeded(r.clock, a, cc)
 	return nil
-}
-
-// invoke makes the attempt.
-func (a *attempt) invoke(to *target, reply any, opts []grpc.CallOption) error {
-	if a.room.Observer() != nil {
-		return a.observed(to, reply, opts)
-	}
-	return to.invoker(a.ctx, to.name, to.req, reply, to.cc, opts...)
-}
-
-func (a *attempt) observed(to *target, reply any, opts []grpc.CallOption) (err error) {
-	a.start()
-	err = errAborted
-	defer func() { a.over(err) }()
-	return to.invoker(a.ctx, to.name, to.req, reply, to.cc, opts...)
 }
 
 // errAborted stands for the end of an attempt whose goroutine panicked or exited.
@@ -77,11 +59,26 @@ var errAborted = status.Error(codes.Aborted, "retry: the call's goroutine panick
 // call is a unary call that needs more than one plain attempt.
 type call struct {
 	trial
-	target
+	req, reply any
+	cc         *grpc.ClientConn
+	invoker    grpc.UnaryInvoker
+	opts       []grpc.CallOption // of the caller
 }
 
-func newCall(r *Retrier, m *method, rules *rules, ctx context.Context, to target) *call {
-	return &call{trial{r: r, m: m, rules: rules, limits: rules.limits, ctx: ctx, name: to.name}, to}
+//go:noinline // the calls that succeed at once need none of it
+func newCall(r *Retrier, m *method, rules *rules, ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) *call {
+	return &call{
+		trial: trial{r: r, m: m, rules: rules, limits: rules.limits, ctx: ctx, name: name},
+		req:   req, reply: reply, cc: cc, invoker: invoker, opts: opts,
+	}
+}
+
+// invoke makes the attempt a, and tells whoever watches the call.
+func (c *call) invoke(a *attempt, reply any, opts []grpc.CallOption) (err error) {
+	a.start()
+	err = errAborted
+	defer func() { a.over(err) }()
+	return c.invoker(a.ctx, c.name, c.req, reply, c.cc, opts...)
 }
 
 // elaborate makes a call that has a timeout, hedging or an OnFinish option, if notify.
@@ -148,7 +145,7 @@ func (c *call) try(a *attempt, reply any, opts []grpc.CallOption) error {
 		defer cancel()
 		a.ctx = ctx
 	}
-	return a.invoke(&c.target, reply, opts)
+	return c.invoke(a, reply, opts)
 }
 
 // withoutFinish takes the OnFinish options out of opts and returns what calls them.

@@ -134,7 +134,7 @@ func (s *stream) open(a *streamAttempt) (cs grpc.ClientStream, err error) {
 	ctx := s.ctx
 	wait := s.patience()
 	if wait > 0 {
-		ctx, a.cancel = context.WithCancel(ctx)
+		ctx, a.extra.cancel = context.WithCancel(ctx)
 	}
 	opts := s.prepare(&a.attempt, ctx, callctx.Stream, s.opts)
 	opts = append(opts, grpc.OnFinish(func(err error) { s.ended(a, err) }))
@@ -174,7 +174,7 @@ func (s *stream) expire(a *streamAttempt) {
 	timedOut := a.timedOut
 	s.mu.Unlock()
 	if timedOut {
-		a.cancel()
+		a.extra.cancel()
 	}
 }
 
@@ -202,8 +202,8 @@ func (s *stream) ended(a *streamAttempt, err error) {
 	final := s.attempt == a && s.busy == nil && s.endedLocked(a)
 	s.mu.Unlock()
 	a.over(err)
-	if a.cancel != nil {
-		a.cancel()
+	if a.extra.cancel != nil {
+		a.extra.cancel()
 	}
 	if final {
 		s.report(err)

@@ -47,7 +47,7 @@ func (t *trial) newAttempt() *attempt {
 // count makes a the next attempt.
 func (t *trial) count(a *attempt) {
 	t.progress.attempts++
-	a.number, a.began = t.progress.attempts, t.r.clock.Now()
+	a.number, a.began, a.extra = t.progress.attempts, t.r.clock.Now(), new(extra)
 }
 
 // prepare gives a its context and its options. The witness that costs an allocation is always there.
