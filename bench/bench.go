@@ -52,8 +52,6 @@ type Policy struct {
 	// (gbalancer.DoneInfo.ServerLoad), for policies that weigh by load reports; nil means nothing. The calls that
 	// wear a rig in bring it, those that are timed do not, which is in the policy's favour.
 	Report func(index int) any
-	// Settle is how long after those calls the policy has taken them into account; 0 for at once.
-	Settle time.Duration
 	// Heavy: the first instance gets a hundred times the mean weight when its weight changes, not 3.
 	Heavy bool
 }

@@ -47,6 +47,9 @@ func describe() {
 	fmt.Printf("go: %s\n", runtime.Version())
 	fmt.Printf("grpc: v%s\n", grpc.Version)
 	fmt.Printf("cores: %d\n", runtime.NumCPU())
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil { // only Linux has it
+		fmt.Printf("load: %s before the run, of the whole machine\n", strings.Fields(string(load) + " ?")[0])
+	}
 	fmt.Printf("command: go test %s, in %s\n", strings.Join(arguments(), " "), dir)
 }
 

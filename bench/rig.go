@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
@@ -134,7 +133,11 @@ func (r *Rig) wear(n int) error {
 			return err
 		}
 	}
-	return r.traffic(n)
+	if err := r.traffic(n); err != nil {
+		return err
+	}
+	// Once more, so that what the policy has learned from the calls is in its picker now, and not after some period.
+	return r.update(lbtest.Endpoints(fleet...))
 }
 
 // assertWorn checks evenkeel's own report.
@@ -179,7 +182,6 @@ func (r *Rig) traffic(n int) error {
 			}
 		}
 	}
-	<-time.After(r.policy.Settle)
 	return nil
 }
 

@@ -25,7 +25,7 @@ func writeFacts(w *strings.Builder, r *Run) {
 	w.WriteString("| | |\n|---|---|\n")
 	for _, f := range []struct{ key, name string }{
 		{"date", "date"}, {"commit", "commit"}, {"go", "Go"}, {"grpc", "grpc-go"}, {"cpu", "processor"}, {"cores", "cores"},
-		{"command", "command"},
+		{"load", "load"}, {"command", "command"},
 	} {
 		v := r.Facts[f.key]
 		switch {
@@ -59,6 +59,8 @@ func (t *table) write(w *strings.Builder) {
 var pickRatio = map[string]string{
 	"evenkeel_least_request": "grpc_least_request",
 	"evenkeel_weighted":      "grpc_weighted_round_robin",
+
+	"evenkeel_weighted_heavy": "grpc_weighted_round_robin_heavy",
 }
 
 const reference = "grpc_round_robin"
