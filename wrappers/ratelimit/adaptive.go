@@ -102,7 +102,7 @@ type probe struct {
 	after       float64 // the limit after the last one
 }
 
-// timing is the median duration of a method's calls, as a number that moves by 5 % towards each of them.
+// timing is the median duration of a method's calls, as a number that moves by at most 5 % towards each of them.
 type timing struct {
 	median float64 // ns, 0 means unknown
 	seen   int64   // when a call ended or was let in to find out
@@ -183,9 +183,9 @@ func (t *timing) observe(now int64, took float64) {
 	case t.median == 0:
 		t.median = took
 	case took > t.median:
-		t.median *= 1.05
+		t.median = min(took, 1.05*t.median)
 	default:
-		t.median /= 1.05
+		t.median = max(took, t.median/1.05)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -126,10 +127,13 @@ func echo(_ any, ss grpc.ServerStream) error {
 	}
 }
 
-// call makes one call with messages (one, unless it is a client or bidi stream) and reads all answers.
+// call makes one call with messages, of which unary calls and server streams send one, and reads all answers.
 func (r *rig) call(ctx context.Context, method string, messages int, opts ...grpc.CallOption) error {
 	if method == unary {
 		return r.cc.Invoke(ctx, unary, wrapperspb.String("x"), new(wrapperspb.StringValue), opts...)
+	}
+	if method == server {
+		messages = 1
 	}
 	desc := &grpc.StreamDesc{ServerStreams: method != client, ClientStreams: method != server}
 	ctx, cancel := context.WithCancel(ctx)
@@ -166,3 +170,7 @@ func mustNew(t testing.TB, c Config) *Limiter {
 	}
 	return l
 }
+
+func text(s string) *wrapperspb.StringValue { return wrapperspb.String(s) }
+
+func mustAddrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
