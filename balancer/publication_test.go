@@ -37,16 +37,20 @@ func TestWindow(t *testing.T) {
 		{"one that lost the processor for a second keeps nobody waiting for ten", []event{
 			{at: 0, do: "publish", cost: 1000 * ms}, {at: 1001 * ms, do: "change", want: 249 * ms},
 		}},
-		{"what is urgent does not wait, but not twice in a row", []event{
-			{at: 0, do: "publish"}, {at: 1, do: "hurry", want: 0}, {at: 1, do: "publish"},
-			{at: 2, do: "hurry", want: ms - 1}, {at: 3, do: "hurry", want: -1}, {at: 4, do: "change", want: -1},
-			{at: ms + 1, do: "expire", want: 1}, {at: ms + 1, do: "publish"},
-			{at: ms + 2, do: "hurry", want: 0}, {at: ms + 2, do: "publish"},
+		{"what is urgent does not wait, but not twice in a row where publishing is dear", []event{
+			{at: 0, do: "publish", cost: ms}, {at: 2 * ms, do: "hurry", want: 0}, {at: 2 * ms, do: "publish", cost: ms},
+			{at: 4 * ms, do: "hurry", want: 9 * ms}, {at: 5 * ms, do: "hurry", want: -1}, {at: 6 * ms, do: "change", want: -1},
+			{at: 13 * ms, do: "expire", want: 1}, {at: 13 * ms, do: "publish", cost: ms},
+			{at: 15 * ms, do: "hurry", want: 0}, {at: 15 * ms, do: "publish", cost: ms},
+		}},
+		{"what is urgent never waits where publishing is cheap", []event{
+			{at: 0, do: "publish"}, {at: 1, do: "hurry", want: 0}, {at: 1, do: "publish", cost: ms / 10},
+			{at: 2, do: "hurry", want: 0}, {at: 2, do: "publish", cost: ms / 10}, {at: 3, do: "hurry", want: 0},
 		}},
 		{"urgent after a quiet time is nothing special", []event{
 			{at: 5 * ms, do: "hurry", want: 0}, {at: 5 * ms, do: "publish"},
 			{at: 5*ms + 1, do: "hurry", want: 0}, {at: 5*ms + 1, do: "publish"},
-			{at: 5*ms + 2, do: "hurry", want: ms - 1},
+			{at: 5*ms + 2, do: "change", want: ms - 1},
 		}},
 		{"an urgent one takes along what waits", []event{
 			{at: 0, do: "publish"}, {at: 1, do: "change", want: ms - 1}, {at: 2, do: "hurry", want: 0}, {at: 2, do: "publish"},
@@ -169,24 +173,42 @@ func TestLossOfTheLast(t *testing.T) {
 	r.call(ask{})
 }
 
-// TestEjectionIsUrgent: one ejection is published at once, and a storm of them as few pickers.
+// TestEjectionIsUrgent: one ejection is published at once. A storm of them costs few pickers where publishing is dear;
+// where it is cheap, half of the instances serve at every moment of it.
 func TestEjectionIsUrgent(t *testing.T) {
 	const n = 200
-	r := newRig(t, Config{}, fleet(n))
-	for _, in := range fleet(n) {
-		r.answers[in.ID] = fails(codes.Unavailable)
-	}
-	before := r.cc.Updates()
-	r.calls(3*n, ask{})
-	if c := r.p.describe().Counters; c.Ejections != n {
-		t.Fatalf("%d ejections, want all of %d", c.Ejections, n)
-	}
-	if got := r.cc.Updates() - before; got < 1 || got > 2 {
-		t.Errorf("%d pickers for %d ejections in no time, want 1 or 2", got, n)
-	}
-	r.flush()
-	if got := r.calls(n, ask{}); len(got) != n/2 {
-		t.Errorf("calls go to %d instances, want half of %d", len(got), n)
+	for _, row := range []struct {
+		name     string
+		cost     time.Duration
+		min, max float64 // pickers for each ejection
+	}{{"cheap", 0, 0.9, 1}, {"dear", 2 * time.Millisecond, 0, 0.8}} {
+		t.Run(row.name, func(t *testing.T) {
+			r := newRig(t, Config{}, fleet(n))
+			for _, in := range fleet(n) {
+				r.answers[in.ID] = fails(codes.Unavailable)
+			}
+			r.clock.step = int64(row.cost)
+			before := r.cc.Updates()
+			for range 8 {
+				got := r.calls(n, ask{})
+				if row.cost == 0 && len(got) < n/2 {
+					t.Fatalf("calls go to %d instances, want half of %d at all times", len(got), n)
+				}
+			}
+			r.clock.step = 0
+			c := r.p.describe().Counters
+			if c.Ejections < n/2 {
+				t.Fatalf("%d ejections, want half of %d at least", c.Ejections, n)
+			}
+			got := float64(r.cc.Updates()-before) / float64(c.Ejections)
+			if got < row.min || got > row.max {
+				t.Errorf("%v pickers for each of %d ejections, want %v to %v", got, c.Ejections, row.min, row.max)
+			}
+			r.advance(time.Second)
+			if got := r.calls(n, ask{}); len(got) != n/2 {
+				t.Errorf("calls go to %d instances, want half of %d", len(got), n)
+			}
+		})
 	}
 }
 

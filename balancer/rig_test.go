@@ -35,6 +35,7 @@ func TestMain(m *testing.M) {
 type fakeClock struct {
 	mu     sync.Mutex
 	now    int64
+	step   int64 // how far a reading moves it, which is what a publication costs then
 	timers []*fakeTimer
 }
 
@@ -47,6 +48,7 @@ type fakeTimer struct {
 func (c *fakeClock) Now() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.now += c.step
 	return c.now
 }
 
