@@ -186,7 +186,8 @@ type State struct {
 	Scopes []ScopeState // "*" and those of Config.Methods, by name
 }
 
-// ScopeState is the state of one policy. Counters count calls since New, whatever Updates came between. In a dry run
+// ScopeState is the state of one policy. Counters count calls since New, whatever Updates came between, while
+// the policy limited anything. In a dry run
 // every call is Admitted, and Refused counts those that would not have been.
 type ScopeState struct {
 	Scope    string
