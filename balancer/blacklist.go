@@ -198,7 +198,8 @@ func (s *sentence) eject(now int64, j *judge, draw uint64) time.Duration {
 		spells := (now - s.cleared) / j.base // one step back for each healthy spell
 		s.level = max(0, s.level-int(min(spells, int64(s.level))))
 	}
-	s.level++
+	// No further than where the length is at its bound: what comes on top would only have to be lived down.
+	s.level = min(s.level+1, int((j.max-1)/j.base)+1)
 	length := j.max
 	if int64(s.level) <= j.max/j.base { // the product would overflow one day
 		length = int64(s.level) * j.base

@@ -227,7 +227,7 @@ func TestSentenceJitter(t *testing.T) {
 			for _, d := range draws {
 				c := sentence{level: level}
 				got := int64(c.eject(start, &j, d))
-				if got > j.max || got < full-full/10-1 || got > full+full/10+1 || c.until != start+got || c.level != level+1 {
+				if got > j.max || got < full-full/10-1 || got > full+full/10+1 || c.until != start+got || c.level != min(level+1, int((j.max+j.base-1)/j.base)) {
 					t.Fatalf("%+v level %d draw %x: %v, want within 10 %% of %v and at most %v", b, level, d,
 						time.Duration(got), time.Duration(full), time.Duration(j.max))
 				}

@@ -228,25 +228,35 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	o.e.ended.Add(1)
 	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
 		// The pick was discarded, nothing was sent: not an infinitely fast success.
-		if o.claim != 0 {
-			p.release(o.e, o.claim)
-		}
+		p.undecided(o)
 		return
 	}
 	s := p.active.Load()
 	class := outcome.OK
 	if info.Err != nil {
 		class = s.judge.classify(o.method, info.Err, o.remaining)
-		if class == outcome.Failure {
-			o.e.failures.Add(1)
+	}
+	if class == outcome.Failure {
+		if !info.BytesSent && o.e.conn.Load() == nil {
+			// The connection went away before the call was on it, which its state says already.
+			p.undecided(o)
+			return
 		}
+		o.e.failures.Add(1)
 	}
 	if s.measurer != nil && o.began != 0 {
 		p.measure(s.measurer, o, class, info.Err)
 	}
 	if !s.judge.disabled {
 		p.weigh(s, o, class, info)
-	} else if o.claim != 0 {
+	} else {
+		p.undecided(o)
+	}
+}
+
+// undecided notes the end of a call that says nothing about its endpoint.
+func (p *policy) undecided(o ending) {
+	if o.claim != 0 {
 		p.release(o.e, o.claim)
 	}
 }
@@ -274,10 +284,6 @@ func gaveUp(err error) bool {
 // weigh records what the end of a call says about the endpoint's health, and acts on it.
 func (p *policy) weigh(s *settings, o ending, class outcome.Class, info gbalancer.DoneInfo) {
 	e := o.e
-	if class == outcome.Failure && !info.BytesSent && e.conn.Load() == nil {
-		class = outcome.Ignore // the connection went away before the call was on it, which its state says already
-		info.Err = nil
-	}
 	answered, failed := class == outcome.OK, false
 	switch class {
 	case outcome.OK:
