@@ -145,7 +145,6 @@ func (b *breaker) moved(g *gate, to gobreaker.State) {
 	if b.gate.Load() != g {
 		return
 	}
-	g.certain = 0
 	r, old := b.rule.Load(), b.last.Load()
 	c := &change{epoch: old.epoch + 1, at: wall, err: old.err}
 	switch to {

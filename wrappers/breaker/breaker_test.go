@@ -98,6 +98,13 @@ func TestScenarios(t *testing.T) {
 			{at: 1 * sec, n: 7, event: "slow", want: "passed, closed"},
 			{at: 9 * sec, event: "slow", want: "passed, open", told: "closed>open"},
 		}},
+		"slow calls: a breaker that came back has forgotten them": {
+			Policy{SlowCall: sec, MinCalls: 2, OpenFor: sec, NoRamp: true, Window: 60 * sec}, 0, []step{
+				{at: 0, n: 2, event: "slow", want: "passed, open", told: "closed>open"},
+				{at: 4 * sec, event: "ok", want: "passed, closed", told: "open>half-open half-open>closed"},
+				{at: 5 * sec, event: "slow", want: "passed, closed"},
+				{at: 7 * sec, event: "slow", want: "passed, open", told: "closed>open"},
+			}},
 		"dry run": {Policy{ConsecutiveFailures: 1, DryRun: true}, never, []step{
 			{at: 0, event: "down", want: "passed, open", told: "closed>open"},
 			{at: 1 * sec, n: 9, event: "down", want: "passed, open"},

@@ -106,6 +106,74 @@ func TestLateCall(t *testing.T) {
 	}
 }
 
+// TestHungProbeOfSeveral: the end of a probe that was taken out late does not decide about those that followed it.
+func TestHungProbeOfSeveral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Probes: 2}})
+		r.trip()
+		var wg sync.WaitGroup
+		wg.Go(func() { r.call(errDown, 70*sec) })
+		time.Sleep(60 * sec)
+		r.call(nil, 0)
+		wg.Wait()
+		if s := r.one(); s.Phase != HalfOpen || s.Successes != 1 {
+			t.Errorf("%v with %d successes, want half-open with 1", s, s.Successes)
+		}
+		if r.call(nil, 0); r.phase() != Recovering {
+			t.Errorf("%v, want recovering after the second good probe", r.phase())
+		}
+		r.idle()
+	})
+}
+
+// TestLateSlowCall: a slow call that began before the breaker opened is not counted after it has come back.
+func TestLateSlowCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, SlowCall: sec, MinCalls: 2, NoRamp: true}})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() { r.call(nil, 8*sec) })
+		}
+		synctest.Wait()
+		r.trip() // takes 6 s
+		r.call(nil, 0)
+		wg.Wait()
+		if r.call(nil, 2*sec); r.phase() != Closed {
+			t.Errorf("%v, want closed after one slow call in this window", r.phase())
+		}
+	})
+}
+
+// TestStateMovesOn: State brings a breaker that nobody calls up to date, and tells.
+func TestStateMovesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1}})
+		r.call(errDown, 0)
+		if s := r.one(); s.Err != errDown || s.Share != 0 {
+			t.Errorf("open: %v, share %v, want the failure and 0", s.Err, s.Share)
+		}
+		time.Sleep(6 * sec)
+		if s := r.one(); s.Phase != HalfOpen || s.Err != errDown || s.Share != 0 {
+			t.Errorf("%v, share %v, want half-open and 0", s, s.Share)
+		}
+		if told := r.events(); told != "closed>open open>half-open" {
+			t.Errorf("told %q", told)
+		}
+		r.call(nil, 0)
+		time.Sleep(5 * sec)
+		if s := r.one(); s.Phase != Recovering || s.Err != nil || s.Share < 0.549 || s.Share > 0.551 {
+			t.Errorf("%v, %v, share %v, want recovering, no error, 0.55", s, s.Err, s.Share)
+		}
+		time.Sleep(5 * sec)
+		if s := r.one(); s.Phase != Closed || s.Share != 1 {
+			t.Errorf("%v, share %v, want closed and 1", s, s.Share)
+		}
+		if told := r.events(); told != "half-open>recovering recovering>closed" {
+			t.Errorf("told %q", told)
+		}
+	})
+}
+
 // TestCallsLongerThanTheWindow: calls that hang until a deadline which is later than the window do trip it.
 // gobreaker alone forgets them.
 func TestCallsLongerThanTheWindow(t *testing.T) {
@@ -306,6 +374,29 @@ func TestCallbackMayCall(t *testing.T) {
 	})
 }
 
+// TestCallbackIsNotInterrupted: what happens during a callback is told after it.
+func TestCallbackIsNotInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{})
+		var told []string
+		err := r.Update(Config{Policy: Policy{ConsecutiveFailures: 1, NoRamp: true}, OnStateChange: func(e StateChange) {
+			told = append(told, "to "+e.To.String())
+			if e.To == Open {
+				time.Sleep(6 * sec)
+				r.call(nil, 0)
+			}
+			told = append(told, "told")
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.call(errDown, 0)
+		if got := strings.Join(told, ", "); got != "to open, told, to half-open, told, to closed, told" {
+			t.Errorf("%s", got)
+		}
+	})
+}
+
 // TestRejection: what a call that is turned away ends with.
 func TestRejection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -391,6 +482,26 @@ func TestTimeout(t *testing.T) {
 		}
 		if p := r.phase(); p != Open {
 			t.Errorf("%v, want open", p)
+		}
+	})
+}
+
+// TestTimeoutInDryRun: it is not set.
+func TestTimeoutInDryRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{Timeout: sec, DryRun: true}})
+		if _, err := r.call(nil, time.Hour); err != nil {
+			t.Errorf("%v, want success", err)
+		}
+		_, err := r.unaryServer(context.Background(), nil, &grpc.UnaryServerInfo{FullMethod: method},
+			func(ctx context.Context, _ any) (any, error) {
+				if d, ok := ctx.Deadline(); ok {
+					t.Errorf("the handler has a deadline, %v", d)
+				}
+				return nil, nil
+			})
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }

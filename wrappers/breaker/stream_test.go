@@ -237,6 +237,18 @@ func TestForeignStream(t *testing.T) {
 	}
 }
 
+// TestForeignStreamRefused: the same interceptor may refuse to make one.
+func TestForeignStreamRefused(t *testing.T) {
+	r := newRig(t, Config{})
+	_, err := r.streamClient(t.Context(), &grpc.StreamDesc{}, nil, method,
+		func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+			return nil, errDown
+		})
+	if s := r.one(); err != errDown || s.Failures != 1 || s.InFlight != 0 {
+		t.Errorf("%v, %v, want the failure, counted, and none in flight", err, s)
+	}
+}
+
 type foreign struct{ recv error }
 
 func (f foreign) RecvMsg(any) error          { return f.recv }

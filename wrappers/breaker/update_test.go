@@ -105,7 +105,7 @@ func TestUpdateKeepsState(t *testing.T) {
 			}},
 		"open: for longer": {
 			func(r *rig) { r.update(Config{Policy: one}); r.call(errDown, 0); sleep(sec) },
-			Config{Policy: Policy{ConsecutiveFailures: 1, OpenFor: 20 * sec}},
+			Config{Policy: Policy{OpenFor: 20 * sec}}, // whose limits the failures so far would not reach
 			func(t *testing.T, r *rig) {
 				if s := r.one(); s.Phase != Open || time.Until(s.Until) != 20*sec || time.Since(s.Since) != sec {
 					t.Errorf("%v until %v, want open for 20 s from now, and since 1 s ago", s, s.Until)
@@ -126,6 +126,9 @@ func TestUpdateKeepsState(t *testing.T) {
 			},
 			Config{Policy: Policy{OpenFor: sec}},
 			func(t *testing.T, r *rig) {
+				if passed, _ := r.call(nil, 0); passed {
+					t.Error("a call passed at once")
+				}
 				sleep(2 * sec)
 				if passed, _ := r.call(nil, 0); !passed {
 					t.Error("no call passed after 2 s")
@@ -372,4 +375,118 @@ func TestEventsInOrder(t *testing.T) {
 	}
 	wg.Wait()
 	r.idle()
+}
+
+// TestStale: what a goroutine does that was overtaken by an Update, or by the removal of its breaker.
+func TestStale(t *testing.T) {
+	r := newRig(t, Config{})
+	r.call(nil, 0)
+	old, b := r.rules.Load(), (*r.index.Load())[key{name: method}]
+	r.update(Config{Policy: Policy{Window: time.Minute}})
+	fresh := b.rule.Load()
+	b.adopt(old.byScope[0])
+	if g := b.gate.Load(); b.rule.Load() != fresh || g.window != time.Minute {
+		t.Errorf("an old policy was adopted: a window of %v, want 1m0s", g.window)
+	}
+	if br, again := r.create(old, old.byScope[0], key{name: "/x.Y/Z"}); br != nil || !again {
+		t.Errorf("create with an old configuration = %v, %v, want to be told to look again", br, again)
+	}
+	b.places.enter(0)
+	if b.remove() || b.gone.Load() {
+		t.Error("a breaker with a call in flight was removed")
+	}
+	b.places.leave()
+	r.update(Config{Policy: Policy{Key: Target}})
+	if !b.gone.Load() {
+		t.Error("a breaker that Update took out is not marked")
+	}
+}
+
+// TestRemovedWhileEntering: a call that has found its breaker just before that is removed takes the next one.
+func TestRemovedWhileEntering(t *testing.T) {
+	r := newRig(t, Config{})
+	r.call(nil, 0)
+	old := (*r.index.Load())[key{name: method}]
+	r.whileLocked(func() { // as whoever removes it
+		old.gone.Store(true)
+		old.used.Store(false)
+	}, func() {
+		r.call(errDown, 0)
+	}, func() bool { return old.used.Load() }, func() {
+		r.index.Store(new(map[key]*breaker))
+	})
+	if s := r.one(); s.Failures != 1 || old.gate.Load().cb.Counts().TotalFailures != 0 || old.places.n.Load() != 0 {
+		t.Errorf("%v, the removed one has %+v, want the failure in the new one", s, old.gate.Load().cb.Counts())
+	}
+	r.idle()
+}
+
+// whileLocked holds the table's lock, starts call, waits until ready, and lets go after then.
+func (r *rig) whileLocked(first, call func(), ready func() bool, then func()) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	r.Breakers.mu.Lock()
+	defer r.Breakers.mu.Unlock()
+	first()
+	wg.Go(call)
+	for deadline := time.Now().Add(10 * sec); !ready(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatal("the call has not begun within 10 s")
+		}
+	}
+	then()
+}
+
+// TestTableFull: with a call in flight everywhere, others pass unguarded, and are guarded once there is room again.
+func TestTableFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{MaxBreakers: 1, Policy: Policy{ConsecutiveFailures: 1}})
+		var wg sync.WaitGroup
+		wg.Go(func() { r.call(nil, 10*sec) })
+		synctest.Wait()
+		other := func() { _ = r.unaryClient(context.Background(), "/s/other", nil, nil, nil, nothing) }
+		for i, x := range []struct {
+			at   time.Duration
+			do   func()
+			want uint64
+		}{
+			{0, other, 1},
+			{9500 * time.Millisecond, other, 2},
+			{10100 * time.Millisecond, wg.Wait, 2},
+			{10200 * time.Millisecond, other, 3}, // there is room, but nobody looks for a second
+			{11 * sec, other, 3},
+		} {
+			time.Sleep(x.at - time.Since(epoch))
+			x.do()
+			if n := r.State().Unguarded; n != x.want {
+				t.Errorf("step %d: %d unguarded, want %d", i, n, x.want)
+			}
+		}
+		wg.Go(func() { _ = r.unaryClient(context.Background(), "/s/other", nil, nil, nil, fails) })
+		wg.Wait() // open, and so it stays
+		r.call(nil, 0)
+		r.update(Config{MaxBreakers: 2})
+		r.call(nil, 0)
+		if s := r.State(); s.Unguarded != 4 || len(s.Breakers) != 2 {
+			t.Errorf("%d unguarded, %d breakers, want 4 and 2: Update made room", s.Unguarded, len(s.Breakers))
+		}
+	})
+}
+
+// TestIdleButOpen: a breaker that is open for longer than IdleAfter is not forgotten meanwhile.
+func TestIdleButOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{IdleAfter: sec, Policy: Policy{ConsecutiveFailures: 1, OpenFor: time.Hour}})
+		r.call(errDown, 0)
+		for range 3 {
+			time.Sleep(19 * time.Minute)
+			if s := r.one(); s.Phase != Open {
+				t.Errorf("%v, want open", s)
+			}
+		}
+		time.Sleep(4 * time.Minute)
+		if n := len(r.State().Breakers); n != 0 {
+			t.Errorf("%d breakers, want none once its time is over", n)
+		}
+	})
 }
