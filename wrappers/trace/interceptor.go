@@ -75,10 +75,7 @@ func (sp *span) observed(ctx context.Context, kind callctx.Kind, cc *grpc.Client
 		sp.ot.SetTag(TagFilter, f)
 	}
 	rec.Observer = sp
-	ctx = callctx.With(ctx, rec)
-	if sp.call = rec.Call; sp.call == nil { // not nil: an attempt of a retry that stands outside of this wrapper
-		ctx, sp.call = callctx.Begin(ctx, kind, nil)
-	}
+	ctx, sp.call = callctx.Begin(callctx.With(ctx, rec), kind, nil)
 	return ctx
 }
 
