@@ -17,8 +17,10 @@ func TestLostBeforeItWasSent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		r.cc.Refuse = func(string) error { return errRefused }
 		r.drop(fleet(1)[0].Addr)
 		done(gbalancer.DoneInfo{Err: fails(codes.Unavailable)})
+		r.cc.Refuse = nil
 		r.reconnect(fleet(1)[0].Addr)
 		r.flush()
 	}
