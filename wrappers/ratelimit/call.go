@@ -29,12 +29,12 @@ type ask struct {
 	message bool
 }
 
-func (s *settings) ask(ctx context.Context, e *entry, method string, req any) ask {
-	a := ask{s: s, e: e, method: method, n: e.Cost, wait: e.Wait}
+// cost is how many tokens a call takes.
+func (s *settings) cost(ctx context.Context, e *entry, method string, req any) int {
 	if s.CostFunc != nil {
-		a.n = s.CostFunc(ctx, method, req)
+		return s.CostFunc(ctx, method, req)
 	}
-	return a
+	return e.Cost
 }
 
 // WithCost makes a client's call take n tokens of its limiter, whatever the policy or Config.CostFunc say; 0 or less is
@@ -54,19 +54,24 @@ type waitOption struct {
 	wait bool
 }
 
-func (a *ask) override(opts []grpc.CallOption) {
+// override is what the options of a call make of its cost and of whether it waits.
+func override(n int, wait bool, opts []grpc.CallOption) (int, bool) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case costOption:
-			a.n = o.n
+			n = o.n
 		case waitOption:
-			a.wait = o.wait
+			wait = o.wait
 		}
 	}
+	return n, wait
 }
 
 // serverID says whose call it is, on the server's side.
 func (s *settings) serverID(ctx context.Context, e *entry, method string) (k id) {
+	if e.many == nil {
+		return k
+	}
 	if e.PerMethod {
 		k.method = method
 	}
@@ -87,6 +92,9 @@ func (s *settings) serverID(ctx context.Context, e *entry, method string) (k id)
 
 // clientID says whose call it is, on the client's side.
 func (s *settings) clientID(ctx context.Context, e *entry, method string, cc *grpc.ClientConn) (k id) {
+	if e.many == nil {
+		return k
+	}
 	if e.PerMethod {
 		k.method = method
 	}

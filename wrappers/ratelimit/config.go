@@ -308,8 +308,12 @@ func unmarshalStrict(js []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
+			want := wrong.Type.Kind().String()
+			if want == "struct" || want == "map" {
+				want = "an object"
+			}
 			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(strings.TrimPrefix(wrong.Field, "policyJSON."), "config"),
-				wrong.Value, wrong.Type.Kind())
+				wrong.Value, want)
 		}
 		return err
 	}

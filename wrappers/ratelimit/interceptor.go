@@ -58,14 +58,12 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		if !ok || e.Rate == 0 {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}
-		a := s.ask(ctx, e, method, req)
-		a.client = true
-		a.override(opts)
-		if e.many != nil {
-			a.id = s.clientID(ctx, e, method, cc)
-		}
-		if _, err := l.tokens(ctx, &a); err != nil {
-			return err
+		n, wait := override(s.cost(ctx, e, method, req), e.Wait, opts)
+		k := s.clientID(ctx, e, method, cc)
+		if b := l.pass(e, &k, n); b != nil {
+			if _, err := l.scarce(ctx, b, &ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}); err != nil {
+				return err
+			}
 		}
 		e.counts.admitted.Add(1)
 		return invoke(ctx, method, req, reply, cc, opts...)
@@ -83,17 +81,16 @@ func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		if !ok || e.Rate == 0 {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		a := s.ask(ctx, e, method, nil)
-		a.client = true
-		a.override(opts)
-		if e.many != nil {
-			a.id = s.clientID(ctx, e, method, cc)
-		}
-		if _, err := l.tokens(ctx, &a); err != nil {
-			return nil, err
+		n, wait := override(s.cost(ctx, e, method, nil), e.Wait, opts)
+		k := s.clientID(ctx, e, method, cc)
+		if b := l.pass(e, &k, n); b != nil {
+			if _, err := l.scarce(ctx, b, &ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}); err != nil {
+				return nil, err
+			}
 		}
 		e.counts.admitted.Add(1)
 		if e.MessageCost > 0 && desc.ClientStreams {
+			a := ask{s: s, e: e, method: method, id: k, wait: wait, client: true}
 			return l.startClientStream(ctx, a, desc, cc, streamer, opts)
 		}
 		return streamer(ctx, desc, cc, method, opts...)
@@ -110,20 +107,22 @@ func (l *Limiter) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 		if !ok || e.idle() {
 			return handler(ctx, req)
 		}
-		a := s.ask(ctx, e, info.FullMethod, req)
+		n := s.cost(ctx, e, info.FullMethod, req)
+		var k id
 		if e.Rate > 0 {
-			if e.many != nil {
-				a.id = s.serverID(ctx, e, info.FullMethod)
-			}
-			if r, err := l.tokens(ctx, &a); err != nil {
-				if r != nil {
+			k = s.serverID(ctx, e, info.FullMethod)
+			if b := l.pass(e, &k, n); b != nil {
+				r, err := l.scarce(ctx, b, &ask{s: s, e: e, method: info.FullMethod, id: k, n: n, wait: e.Wait})
+				if r != nil && err != nil {
 					_ = grpc.SetTrailer(ctx, r.pushback()) // fails only outside of a server
 				}
-				return nil, err
+				if err != nil {
+					return nil, err
+				}
 			}
 		}
 		if e.gate != nil {
-			return l.gated(ctx, a, req, handler)
+			return l.gated(ctx, &ask{s: s, e: e, method: info.FullMethod, id: k, n: n}, req, handler)
 		}
 		e.counts.admitted.Add(1)
 		return handler(ctx, req)
@@ -131,7 +130,7 @@ func (l *Limiter) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 }
 
 // gated runs the handler if the adaptive limit lets it.
-func (l *Limiter) gated(ctx context.Context, a ask, req any, handler grpc.UnaryHandler) (any, error) {
+func (l *Limiter) gated(ctx context.Context, a *ask, req any, handler grpc.UnaryHandler) (any, error) {
 	gate := a.e.gate
 	remaining := outcome.NoDeadline
 	if deadline, ok := ctx.Deadline(); ok {
@@ -141,7 +140,7 @@ func (l *Limiter) gated(ctx context.Context, a ask, req any, handler grpc.UnaryH
 	v, t, expected := gate.arrive(began, a.method, remaining)
 	if v != enter {
 		r := a.turnedAway(v, expected, remaining)
-		if err := l.refuse(&a, r); err != nil {
+		if err := l.refuse(a, r); err != nil {
 			_ = grpc.SetTrailer(ctx, r.pushback())
 			return nil, err
 		}
@@ -173,16 +172,17 @@ func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 			return handler(srv, ss)
 		}
 		ctx := ss.Context()
-		a := s.ask(ctx, e, info.FullMethod, nil)
+		a := ask{s: s, e: e, method: info.FullMethod, n: s.cost(ctx, e, info.FullMethod, nil), wait: e.Wait}
 		if e.Rate > 0 {
-			if e.many != nil {
-				a.id = s.serverID(ctx, e, info.FullMethod)
-			}
-			if r, err := l.tokens(ctx, &a); err != nil {
-				if r != nil {
+			a.id = s.serverID(ctx, e, info.FullMethod)
+			if b := l.pass(e, &a.id, a.n); b != nil {
+				r, err := l.scarce(ctx, b, &a)
+				if r != nil && err != nil {
 					ss.SetTrailer(r.pushback())
 				}
-				return err
+				if err != nil {
+					return err
+				}
 			}
 		}
 		if e.gate != nil {
@@ -202,14 +202,21 @@ func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	}
 }
 
-// tokens takes the tokens that a asks for, if need be after waiting. The error is a refusal, which is returned too, or
-// the end of ctx. Its fast path does not allocate.
-func (l *Limiter) tokens(ctx context.Context, a *ask) (*refusal, error) {
+// pass takes n tokens from the bucket of k; if they are not there it returns the bucket. It does not allocate; what
+// only a call that does not pass needs is put together after it.
+func (l *Limiter) pass(e *entry, k *id, n int) *bucket {
 	now := l.clock.Now()
-	b := a.e.bucket(now, a.id)
-	if b.allow(now, a.n) {
-		return nil, nil
+	b := e.bucket(now, k)
+	if b.allow(now, n) {
+		return nil
 	}
+	return b
+}
+
+// scarce is for when the tokens that a asks for are not in b: it refuses, or takes them after waiting. With an error
+// the refusal is returned too, unless the error is that ctx has ended.
+func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, error) {
+	now := l.clock.Now()
 	if !a.wait {
 		r := a.tooMany(b.shortfall(now, a.n))
 		return r, l.refuse(a, r)

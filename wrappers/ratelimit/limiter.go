@@ -121,11 +121,11 @@ func newEntry(name string, p resolved, old *entry, now int64, rand func() uint64
 func (e *entry) idle() bool { return e.Rate == 0 && e.gate == nil }
 
 // bucket is the bucket of k.
-func (e *entry) bucket(now int64, k id) *bucket {
+func (e *entry) bucket(now int64, k *id) *bucket {
 	if e.one != nil {
 		return e.one
 	}
-	return e.many.get(now, k)
+	return e.many.get(now, *k)
 }
 
 // patience is how long a call may wait for its tokens that has remaining until its deadline, negative if it has none.

@@ -29,17 +29,19 @@ func (m *messages) next(ctx context.Context, identify func(*settings, *entry) id
 			return nil, nil
 		}
 		m.ask.s, m.ask.e = s, e
-		if e.many != nil {
-			m.ask.id = identify(s, e)
-		}
+		m.ask.id = identify(s, e)
 	}
 	e := m.ask.e
 	if e.Rate == 0 || e.MessageCost == 0 {
 		return nil, nil
 	}
+	b := m.l.pass(e, &m.ask.id, e.MessageCost)
+	if b == nil {
+		return nil, nil
+	}
 	a := m.ask
 	a.n, a.message = e.MessageCost, true
-	return m.l.tokens(ctx, &a)
+	return m.l.scarce(ctx, b, &a)
 }
 
 // serverStream takes tokens for what it receives.
