@@ -217,6 +217,12 @@ func newRecord() *record {
 }
 
 func (r *record) end(info gbalancer.DoneInfo) {
+	if r.began == 0 && r.claim == 0 && !r.kept && r.e.uneventful(&info) {
+		r.e.ended.Add(1)
+		r.p, r.e = nil, nil
+		records.Put(r)
+		return
+	}
 	p, e := r.p, r.ending
 	r.p, r.ending = nil, ending{}
 	records.Put(r)

@@ -105,9 +105,15 @@ func (p *policy) dismiss(c *child, l *plan) change {
 // enlist gives c a new endpoint for the instance in.
 func (p *policy) enlist(c *child, in *registry.Instance) {
 	e := &Endpoint{child: c, id: callctx.Endpoint{ID: in.ID, Addr: in.Addr}}
-	e.inst.Store(in)
+	e.set(in)
 	e.conn.Store(c.conn)
-	e.done = func(info gbalancer.DoneInfo) { p.finish(ending{e: e, remaining: outcome.NoDeadline}, info) }
+	e.done = func(info gbalancer.DoneInfo) {
+		if e.uneventful(&info) {
+			e.ended.Add(1)
+			return
+		}
+		p.finish(ending{e: e, remaining: outcome.NoDeadline}, info)
+	}
 	c.e = e
 }
 
@@ -119,8 +125,8 @@ func (p *policy) renew(c *child, in *registry.Instance, changes []change) []chan
 		changes = append(changes, p.discharge(c.e))
 		p.enlist(c, in)
 		return append(changes, change{e: c.e, is: in})
-	case !was.Equal(*in):
-		c.e.inst.Store(in)
+	case was != in && !was.Equal(*in):
+		c.e.set(in)
 		return append(changes, change{e: c.e, was: was, is: in})
 	}
 	return changes

@@ -17,7 +17,7 @@ func members(weights ...uint32) []*Endpoint {
 	es := make([]*Endpoint, len(weights))
 	for i, w := range weights {
 		es[i] = new(Endpoint)
-		es[i].inst.Store(&registry.Instance{ID: fmt.Sprint(i), Addr: fmt.Sprint(i), Weight: w})
+		es[i].set(&registry.Instance{ID: fmt.Sprint(i), Addr: fmt.Sprint(i), Weight: w})
 		es[i].id.ID = fmt.Sprint(i)
 	}
 	return es
@@ -212,7 +212,7 @@ func TestLeastRequestAgainstTwin(t *testing.T) {
 		n := 1 + rnd.IntN(20)
 		es := members(same(n, 1)...)
 		for _, e := range es {
-			e.inst.Store(&registry.Instance{Weight: rnd.Uint32N(5)})
+			e.set(&registry.Instance{Weight: rnd.Uint32N(5)})
 			e.started.Store(rnd.Uint64N(8))
 		}
 		choices := 2 + rnd.IntN(9)
