@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/internal/clock"
@@ -20,7 +21,8 @@ import (
 type race struct {
 	c     *call
 	first *attempt
-	owed  sync.WaitGroup // the timer, if it runs, and the hedges
+	reply protoreflect.MessageType // of the caller's reply, which is the first attempt's to touch
+	owed  sync.WaitGroup           // the timer, if it runs, and the hedges
 
 	mu       sync.Mutex  // guards what follows, and the call's progress and account until everything has ended
 	timer    clock.Timer // nil if none runs
@@ -44,6 +46,7 @@ type hedge struct {
 // race makes an attempt, and others while it does not answer, each delay after the one before.
 func (c *call) race(delay time.Duration) (failure, error) {
 	r := &race{c: c, first: c.newAttempt(), settled: make(chan struct{}), running: 1}
+	r.reply = c.reply.(proto.Message).ProtoReflect().Type()
 	ctx, cancel := context.WithCancel(c.ctx)
 	r.first.extra.cancel = cancel
 	opts := c.prepare(r.first, ctx, callctx.Unary, c.opts)
@@ -125,7 +128,7 @@ func (r *race) launch(delay time.Duration) (a *attempt, opts []grpc.CallOption, 
 		c.tried.Add(h.room.Call().Picked())
 	}
 	a = c.newAttempt()
-	a.extra.hedge = &hedge{reply: c.reply.(proto.Message).ProtoReflect().New().Interface()}
+	a.extra.hedge = &hedge{reply: r.reply.New().Interface()}
 	ctx, cancel := context.WithCancel(c.ctx)
 	a.extra.cancel = cancel
 	opts = c.prepare(a, ctx, callctx.Unary, append(withoutTargets(c.opts), grpc.Header(&a.hedge().header)))

@@ -85,6 +85,7 @@ func (w *window) count(now int64) int {
 func (w *window) quantile(now int64, q float64, least int) time.Duration {
 	n := w.count(now)
 	if n < least {
+		w.samples = 0 // what was computed before is too old when there are enough again
 		return 0
 	}
 	if q == w.q && now < w.computed+refresh && n < 2*w.samples && w.samples <= 2*n {
