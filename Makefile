@@ -6,6 +6,7 @@ PKG       ?= ./...
 RUN       ?= .
 BENCH     ?= .
 COUNT     ?= 3
+BENCHCOUNT ?= 6
 FUZZTIME  ?= 2m
 FUZZ      ?= .
 ARGS      ?=
@@ -41,7 +42,7 @@ help: ## this list (at once)
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  PKG=./balancer/... and RUN=regexp narrow test and race; PKG and BENCH=regexp narrow bench;'
+	@echo '  PKG=./balancer/... and RUN=regexp narrow test and race; BENCH=regexp and BENCHCOUNT=1 narrow bench;'
 	@echo '  FUZZ=regexp and FUZZTIME=30s narrow fuzz; COUNT=10 lengthens race; ARGS="..." goes to quickstart'
 
 .PHONY: test
@@ -60,9 +61,16 @@ lint: staticcheck ## gofmt, go vet, staticcheck and the import rules (20 s; the 
 	$(call each,$(MODULES),'$(CURDIR)'/tools/bin/staticcheck ./...)
 	@go test -count=1 -run '^TestRules' .
 
+# The raw output is kept, and the report turns it into the tables of bench/README.md.
 .PHONY: bench
-bench: ## measure: every benchmark of every module, with allocations (10 min; alone on the machine, please)
-	$(call each,$(TESTED),go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(PKG))
+bench: ## measure beside grpc-go's policies and write bench/README.md (15 min; alone on the machine, please)
+	go test -run '^$$' -bench '$(BENCH)' -count $(BENCHCOUNT) -timeout 60m ./bench | tee bench/results/latest.txt
+	cd bench/peers && go test -run '^$$' -bench '$(BENCH)' -count $(BENCHCOUNT) -timeout 60m . | tee ../results/peers.txt
+	go run ./bench/report
+
+.PHONY: microbench
+microbench: ## every benchmark that the packages have beside their code (5 min)
+	$(call each,$(MODULES),go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $$(go list ./... | grep -v /bench))
 
 # Go fuzzes one target at a time. A target is found by its name, and its directory says which module it is in.
 .PHONY: fuzz
