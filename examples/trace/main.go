@@ -79,7 +79,7 @@ func trace(ctx context.Context, dir string, jaeger testjaeger.Query, otlp string
 		return "", nil, err
 	}
 	program := filepath.Join(dir, "hops.exe") // the suffix is needed on Windows, and harmless elsewhere
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, ".")
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, ".")
 	build.Dir, build.Stderr = source, os.Stderr
 	build.Env = append(os.Environ(), "GOWORK=off")
 	if err := build.Run(); err != nil {
