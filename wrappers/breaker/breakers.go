@@ -3,9 +3,7 @@ package breaker
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,45 +20,13 @@ type Breakers struct {
 	random func() uint64
 	events events
 	rules  atomic.Pointer[rules]
-	index  atomic.Pointer[map[key]*breaker] // replaced as a whole, under mu
+	index  atomic.Pointer[table] // replaced as a whole, under mu
 
 	unguarded atomic.Uint64
 	fullUntil atomic.Int64 // until when looking for room is in vain
 
 	mu  sync.Mutex // guards ids and the replacement of rules and index; taken before any breaker's lock
 	ids map[string]uint32
-}
-
-// key identifies a breaker.
-type key struct {
-	scope  uint32 // the entry of the configuration: a breaker has one policy
-	kind   Key
-	custom bool // name is from WithKey
-	server bool
-	target string
-	name   string // "/pkg.Service/Method", "/pkg.Service/" or, for Target, nothing
-}
-
-// text is how people call it, such as "/pkg.Service/Method on lb:///orders".
-func (k key) text(r *rule) string {
-	name := k.name
-	switch {
-	case k.custom:
-		name = "key " + k.name
-	case k.kind == Service:
-		name += "*"
-	}
-	place, under := k.target, ""
-	if k.server {
-		place = "this server"
-	}
-	if r.scopeText != name && r.scopeText != "*" && r.scopeText != "" {
-		under = "under " + r.scopeText
-	}
-	if name != "" && place != "" {
-		place = "on " + place
-	}
-	return strings.Join(slices.DeleteFunc([]string{name, place, under}, func(s string) bool { return s == "" }), " ")
 }
 
 // New makes breakers. The error names the field that is wrong, what it is and what is wanted.
@@ -75,7 +41,7 @@ func newBreakers(c Config, clk clock.Clock, random func() uint64) (*Breakers, er
 			f(e)
 		}
 	}
-	b.index.Store(new(map[key]*breaker))
+	b.index.Store(new(table))
 	rs, err := c.resolve(1, b.id)
 	if err != nil {
 		return nil, err
@@ -118,39 +84,37 @@ func (b *Breakers) Update(c Config) error {
 		return err
 	}
 	b.rules.Store(rs)
-	next := make(map[key]*breaker)
-	kept := make([]*breaker, 0, len(next))
-	for k, br := range *b.index.Load() {
-		if r := rs.byScope[k.scope]; r != nil && !r.disabled && (k.custom || k.kind == r.key) {
-			next[k] = br
-			kept = append(kept, br)
-		} else {
+	next := b.index.Load().clone()
+	for br := range next.all() {
+		w := br.key.which
+		if r := rs.byScope[w.scope()]; r == nil || r.disabled || !w.custom() && w.key() != r.key {
 			br.gone.Store(true)
+			next.remove(br)
 		}
 	}
-	b.index.Store(&next)
+	b.index.Store(next)
 	b.fullUntil.Store(0)
 	b.mu.Unlock()
-	for _, br := range kept {
-		br.adopt(rs.byScope[br.key.scope])
+	for br := range next.all() {
+		br.adopt(rs.byScope[br.key.which.scope()])
 	}
 	return nil
 }
 
 // enter finds the call's breaker and takes a place there. c.b stays nil if the call is none of the breakers'
 // business. An error is why the breaker turns the call away, in which case the call has no place.
-func (b *Breakers) enter(c *call, target string, server bool, custom string) *Error {
+func (b *Breakers) enter(c *call, target string, side which, custom string) *Error {
 	for {
 		rs := b.rules.Load()
 		r, applies := rs.table.Applies(c.method)
 		if !applies || r.disabled {
 			return nil
 		}
-		k := r.keyOf(c.method, target, server, custom)
-		br := (*b.index.Load())[k]
+		w, name := r.keyFor(c.method, side, custom)
+		br := b.index.Load().find(w, target, name)
 		if br == nil {
 			var again bool
-			if br, again = b.create(rs, r, k); again {
+			if br, again = b.create(rs, r, key{w, target, name}); again {
 				continue
 			} else if br == nil {
 				b.unguarded.Add(1)
@@ -179,22 +143,15 @@ func (b *Breakers) await() {
 	defer b.mu.Unlock()
 }
 
-// keyOf is the key of the breaker for a call.
-func (r *rule) keyOf(method, target string, server bool, custom string) key {
-	k := key{scope: r.scope, kind: r.key, server: server, target: target}
-	switch {
-	case custom != "":
-		k.kind, k.custom, k.name = 0, true, custom
-	case r.key == Method:
-		k.name = method
-	case r.key == Service:
-		k.name = method[:strings.LastIndexByte(method, '/')+1]
+// ask asks c's breaker, where the call has entered, that is has a place, or found it full.
+func (c *call) ask(entered bool) *Error {
+	if entered && c.b.rule.Load() == c.rule && c.admitQuickly() {
+		return nil
 	}
-	return k
+	return c.askCarefully(entered)
 }
 
-// ask asks c's breaker, where the call has entered, that is has a place, or found it full.
-func (c *call) ask(entered bool) (e *Error) {
+func (c *call) askCarefully(entered bool) (e *Error) {
 	admitted := false
 	defer func() { // a callback may panic
 		switch {
@@ -213,7 +170,7 @@ func (c *call) ask(entered bool) (e *Error) {
 	} else {
 		last := c.b.last.Load()
 		e = &Error{Breaker: c.b.name, Phase: last.phase, Full: true, Since: last.at, Until: last.until,
-			server: c.b.key.server}
+			server: c.b.key.which.server()}
 	}
 	if e == nil {
 		admitted = true
@@ -246,51 +203,47 @@ func (b *Breakers) create(rs *rules, r *rule, k key) (br *breaker, again bool) {
 	if b.rules.Load() != rs {
 		return nil, true
 	}
-	if br = (*b.index.Load())[k]; br != nil {
+	if br = b.index.Load().find(k.which, k.target, k.name); br != nil {
 		return br, false
 	}
-	next := maps.Clone(*b.index.Load())
-	if next == nil {
-		next = make(map[key]*breaker)
-	}
+	next := b.index.Load().clone()
 	b.sweepLocked(next, now, rs.idleAfter)
-	if len(next) >= rs.maxBreakers && !b.makeRoomLocked(next, rs.maxBreakers) {
+	if next.n >= rs.maxBreakers && !b.makeRoomLocked(next, rs.maxBreakers) {
 		b.fullUntil.Store(now + int64(time.Second)) // the search costs a look at every breaker
 	} else {
 		br = newBreaker(b, k, r, now)
-		next[k] = br
+		next.add(br)
 	}
-	b.index.Store(&next)
+	b.index.Store(next)
 	return br, false
 }
 
-// sweepLocked takes out of m what has been idle for long. mu is held.
-func (b *Breakers) sweepLocked(m map[key]*breaker, now, idleAfter int64) {
-	for k, br := range m {
+// sweepLocked takes out of t what has been idle for long. mu is held.
+func (b *Breakers) sweepLocked(t *table, now, idleAfter int64) {
+	for br := range t.all() {
 		br.tenure.look(now, br.used.Swap(false))
 		last := br.last.Load()
 		if br.tenure.idle(now, idleAfter) && (last.phase != Open || !time.Now().Before(last.until)) && br.remove() {
-			delete(m, k)
+			t.remove(br)
 		}
 	}
 }
 
-// makeRoomLocked takes closed breakers out of m, the longest idle first, until one more has room. mu is held.
-func (b *Breakers) makeRoomLocked(m map[key]*breaker, most int) bool {
-	for len(m) >= most {
-		keys, all := make([]key, 0, len(m)), make([]occupant, 0, len(m))
-		for k, br := range m {
-			keys = append(keys, k)
-			all = append(all, occupant{br.tenure, br.places.n.Load() > 0 || br.last.Load().phase != Closed})
+// makeRoomLocked takes closed breakers out of t, the longest idle first, until one more has room. mu is held.
+func (b *Breakers) makeRoomLocked(t *table, most int) bool {
+	for t.n >= most {
+		candidates := slices.Collect(t.all())
+		seats := make([]occupant, len(candidates))
+		for i, br := range candidates {
+			seats[i] = occupant{br.tenure, br.places.n.Load() > 0 || br.last.Load().phase != Closed}
 		}
-		i := victim(all)
+		i := victim(seats)
 		if i < 0 {
 			return false
 		}
-		if !m[keys[i]].remove() {
-			continue // a call came in between; the next look keeps it
+		if candidates[i].remove() { // else a call came in between; the next look keeps it
+			t.remove(candidates[i])
 		}
-		delete(m, keys[i])
 	}
 	return true
 }
@@ -343,12 +296,12 @@ type BreakerState struct {
 func (b *Breakers) State() State {
 	now := b.clock.Now()
 	b.mu.Lock()
-	next := maps.Clone(*b.index.Load())
+	next := b.index.Load().clone()
 	b.sweepLocked(next, now, b.rules.Load().idleAfter)
-	b.index.Store(&next)
+	b.index.Store(next)
 	b.mu.Unlock()
-	s := State{Breakers: make([]BreakerState, 0, len(next)), Unguarded: b.unguarded.Load()}
-	for _, br := range next {
+	s := State{Breakers: make([]BreakerState, 0, next.n), Unguarded: b.unguarded.Load()}
+	for br := range next.all() {
 		s.Breakers = append(s.Breakers, br.state(now))
 	}
 	slices.SortFunc(s.Breakers, func(x, y BreakerState) int { return cmp.Compare(x.Name, y.Name) })

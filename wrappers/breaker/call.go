@@ -23,34 +23,55 @@ type call struct {
 	left  time.Duration
 }
 
+// admitQuickly is admit where the breaker is closed, as it nearly always is. It reports false if that is not so; then
+// admit has to be asked. It runs no code of the user's.
+func (c *call) admitQuickly() bool {
+	if c.b.last.Load().phase != Closed {
+		return false
+	}
+	done, err := c.b.gate.Load().cb.Allow()
+	if err != nil {
+		return false
+	}
+	c.admitted(done)
+	return true
+}
+
 // admit asks for the call c, which has a place already. It returns why not, or nil; then c.finish, c.abort or,
 // once, both c.passed and one of them are due.
 func (b *breaker) admit(c *call) *Error {
-	last := b.last.Load()
-	if last.phase != Closed {
+	if last := b.last.Load(); last.phase != Closed {
 		if e := b.admitCarefully(c.rule, last); e != nil {
 			return e
 		}
 	}
-	g := b.gate.Load()
-	done, err := g.cb.Allow()
-	last = b.last.Load()
+	done, err := b.gate.Load().cb.Allow()
 	if err != nil {
+		last := b.last.Load()
 		b.owner.events.flush()
 		return b.refusal(last, err)
 	}
-	c.done, c.epoch = done, last.epoch
-	// A call that was let through by a half-open gobreaker is a probe, and finds HalfOpen here: nothing but its
-	// own end can close the breaker. A call that is mistaken for one, because things changed since Allow, ends in
-	// another of gobreaker's generations, where its end is ignored either way.
-	if last.phase == HalfOpen {
-		deadline := b.owner.clock.Now() + c.rule.probeTimeout
-		b.mu.Lock()
-		c.probe = b.probes.add(deadline, done)
-		b.mu.Unlock()
-	}
+	c.admitted(done)
 	b.owner.events.flush()
 	return nil
+}
+
+// admitted notes that gobreaker has let the call through.
+//
+// If it was half-open, the call is a probe, and finds HalfOpen here: nothing but its own end can close the breaker. A
+// call that is mistaken for a probe, because things have changed since, ends in another of gobreaker's generations,
+// where its end is ignored either way.
+func (c *call) admitted(done func(error)) {
+	b := c.b
+	last := b.last.Load()
+	c.done, c.epoch = done, last.epoch
+	if last.phase != HalfOpen {
+		return
+	}
+	deadline := b.owner.clock.Now() + c.rule.probeTimeout
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.probe = b.probes.add(deadline, done)
 }
 
 // admitCarefully is what precedes gobreaker's own question while the breaker is not closed.
@@ -143,7 +164,7 @@ func (c *call) finishSlowly(err error) outcome.Class {
 // classify says what err, which is not nil, means for the service.
 func (c *call) classify(err error) outcome.Class {
 	var e *Error
-	if !c.b.key.server && errors.As(err, &e) {
+	if !c.b.key.which.server() && errors.As(err, &e) {
 		return outcome.Ignore // another breaker, further in, did not let it through
 	}
 	return c.rule.classify(c.method, err, c.left)
@@ -168,7 +189,7 @@ func (b *breaker) recordSlow(c *call) (took time.Duration, trips bool) {
 
 // abort reports a call that ended without an answer, by a panic or runtime.Goexit.
 func (c *call) abort() {
-	if c.b.key.server { // it is the handler that panicked
+	if c.b.key.which.server() { // it is the handler that panicked
 		c.end(failure, errors.New("the handler panicked"))
 		return
 	}

@@ -66,7 +66,7 @@ type Error struct {
 
 // refusal makes the error for a call that b, being in the state c, turned away; err is gobreaker's.
 func (b *breaker) refusal(c *change, err error) *Error {
-	e := &Error{Breaker: b.name, Phase: c.phase, Since: c.at, Until: c.until, Last: c.err, server: b.key.server}
+	e := &Error{Breaker: b.name, Phase: c.phase, Since: c.at, Until: c.until, Last: c.err, server: b.key.which.server()}
 	if err != nil && (c.phase == Closed || c.phase == Recovering) { // it has come back since gobreaker's answer
 		e.Phase, e.Until = Open, time.Time{}
 		if errors.Is(err, gobreaker.ErrTooManyRequests) {

@@ -28,9 +28,12 @@ func (q *events) add(e StateChange) {
 // flush delivers what waits, unless somebody else is at it (or it is called from the callback): they go on until
 // nothing waits. It must be called without a lock.
 func (q *events) flush() {
-	if q.waiting.Load() == 0 {
-		return
+	if q.waiting.Load() != 0 {
+		q.deliverAll()
 	}
+}
+
+func (q *events) deliverAll() {
 	for q.deliverOne() {
 	}
 }

@@ -73,7 +73,7 @@ func (b *Breakers) unaryClient(ctx context.Context, method string, req, reply an
 		return err
 	}
 	c := call{method: method}
-	if e := b.enter(&c, target(cc), false, w.key); e != nil {
+	if e := b.enter(&c, target(cc), 0, w.key); e != nil {
 		return fallBack(ctx, c.fallback(w), c.rule.fallbackFails, method, req, reply, e)
 	}
 	if c.b == nil {
@@ -106,7 +106,7 @@ func (c *call) invoke(ctx context.Context, req, reply any, cc *grpc.ClientConn, 
 }
 
 // fallback is the call's own or the policy's.
-func (c *call) fallback(w callOption) Fallback {
+func (c *call) fallback(w *callOption) Fallback {
 	switch {
 	case c.rule.dry:
 		return nil
@@ -121,7 +121,7 @@ func (b *Breakers) unaryServer(ctx context.Context, req any, info *grpc.UnarySer
 		return nil, err
 	}
 	c := call{method: info.FullMethod}
-	if e := b.enter(&c, "", true, ""); e != nil {
+	if e := b.enter(&c, "", serverBit, ""); e != nil {
 		return c.serveFallback(ctx, req, nil, e)
 	}
 	if c.b == nil {
@@ -156,7 +156,7 @@ func (c *call) handle(ctx context.Context, req any, handler grpc.UnaryHandler) (
 // serveFallback answers instead of a handler. A reply cannot travel together with an error, so under FallbackFails
 // nobody is asked; nor if the reply's type is not known.
 func (c *call) serveFallback(ctx context.Context, req, reply any, err error) (any, error) {
-	f := c.fallback(callOption{})
+	f := c.fallback(&noWishes)
 	if f == nil || c.rule.fallbackFails {
 		return reply, err
 	}
@@ -179,7 +179,7 @@ func (b *Breakers) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *
 		return nil, err
 	}
 	s := &clientStream{call: call{method: method, stream: true}, receives: desc.ServerStreams}
-	if e := b.enter(&s.call, target(cc), false, w.key); e != nil {
+	if e := b.enter(&s.call, target(cc), 0, w.key); e != nil {
 		return nil, e
 	}
 	if s.b == nil {
@@ -239,7 +239,7 @@ func (b *Breakers) streamServer(srv any, ss grpc.ServerStream, info *grpc.Stream
 		return err
 	}
 	c := &call{method: info.FullMethod, stream: true}
-	if e := b.enter(c, "", true, ""); e != nil {
+	if e := b.enter(c, "", serverBit, ""); e != nil {
 		return e
 	}
 	if c.b == nil {

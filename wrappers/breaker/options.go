@@ -20,12 +20,19 @@ func WithKey(key string) grpc.CallOption { return &callOption{key: key} }
 // WithFallback answers this call, if it is unary, by f instead of the policy's Fallback. A nil f changes nothing.
 func WithFallback(f Fallback) grpc.CallOption { return &callOption{fallback: f} }
 
+// noWishes is what most calls have.
+var noWishes callOption
+
 // wishes puts together what opts say; the last one counts.
-func wishes(opts []grpc.CallOption) (w callOption) {
+func wishes(opts []grpc.CallOption) *callOption {
+	w := &noWishes
 	for _, o := range opts {
 		x, ok := o.(*callOption)
 		if !ok {
 			continue
+		}
+		if w == &noWishes {
+			w = new(callOption)
 		}
 		w.bypass = w.bypass || x.bypass
 		if x.key != "" {

@@ -162,7 +162,7 @@ func play(t *testing.T, c Config, draw uint64, steps []step) {
 
 // phase is the only breaker's, as it stands without being brought up to date.
 func (r *rig) phase() Phase {
-	for _, b := range *r.index.Load() {
+	for b := range r.index.Load().all() {
 		return b.last.Load().phase
 	}
 	return Closed

@@ -146,7 +146,7 @@ func TestUpdateKeepsState(t *testing.T) {
 					t.Errorf("%v, want half-open still", p)
 				}
 				r.call(nil, 0)
-				for _, b := range *r.index.Load() {
+				for b := range r.index.Load().all() {
 					if g := b.gate.Load(); r.phase() != Closed || g.window != 60*sec {
 						t.Errorf("%v with a window of %v, want closed with 1m0s", r.phase(), g.window)
 					}
@@ -381,7 +381,7 @@ func TestEventsInOrder(t *testing.T) {
 func TestStale(t *testing.T) {
 	r := newRig(t, Config{})
 	r.call(nil, 0)
-	old, b := r.rules.Load(), (*r.index.Load())[key{name: method}]
+	old, b := r.rules.Load(), r.index.Load().find(0, "", method)
 	r.update(Config{Policy: Policy{Window: time.Minute}})
 	fresh := b.rule.Load()
 	b.adopt(old.byScope[0])
@@ -406,14 +406,14 @@ func TestStale(t *testing.T) {
 func TestRemovedWhileEntering(t *testing.T) {
 	r := newRig(t, Config{})
 	r.call(nil, 0)
-	old := (*r.index.Load())[key{name: method}]
+	old := r.index.Load().find(0, "", method)
 	r.whileLocked(func() { // as whoever removes it
 		old.gone.Store(true)
 		old.used.Store(false)
 	}, func() {
 		r.call(errDown, 0)
 	}, func() bool { return old.used.Load() }, func() {
-		r.index.Store(new(map[key]*breaker))
+		r.index.Store(new(table))
 	})
 	if s := r.one(); s.Failures != 1 || old.gate.Load().cb.Counts().TotalFailures != 0 || old.places.n.Load() != 0 {
 		t.Errorf("%v, the removed one has %+v, want the failure in the new one", s, old.gate.Load().cb.Counts())
