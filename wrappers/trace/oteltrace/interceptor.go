@@ -74,12 +74,17 @@ func with(opts []grpc.CallOption, more ...grpc.CallOption) []grpc.CallOption {
 }
 
 func (t *Tracing) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
-	invoker grpc.UnaryInvoker, opts ...grpc.CallOption) (err error) {
+	invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	s, p, on := t.active(ctx, trace.Client, method, opts)
 	if !on {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	ctx, c := t.dial(ctx, s, p, callctx.Unary, method, cc)
+	return c.unary(ctx, method, req, reply, cc, invoker, opts)
+}
+
+func (c *call) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
+	invoker grpc.UnaryInvoker, opts []grpc.CallOption) (err error) {
 	returned := false
 	defer c.guard(&returned, &err)
 	c.message("request", 0, req)
@@ -92,12 +97,17 @@ func (t *Tracing) unaryClient(ctx context.Context, method string, req, reply any
 }
 
 func (t *Tracing) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
-	streamer grpc.Streamer, opts ...grpc.CallOption) (stream grpc.ClientStream, err error) {
+	streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	s, p, on := t.active(ctx, trace.Client, method, opts)
 	if !on {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	ctx, c := t.dial(ctx, s, p, callctx.Stream, method, cc)
+	return c.stream(ctx, desc, cc, method, streamer, opts)
+}
+
+func (c *call) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+	streamer grpc.Streamer, opts []grpc.CallOption) (stream grpc.ClientStream, err error) {
 	returned := false
 	defer func() {
 		if !returned || err != nil { // it refused before gRPC knew of the call, or never came back

@@ -33,11 +33,12 @@ func Watch(p metric.MeterProvider, s Sources) (stop func() error, err error) {
 	if p == nil {
 		p = otel.GetMeterProvider()
 	}
-	w, err := newWatch(p.Meter(scopeName))
+	m := p.Meter(scopeName)
+	w, err := newWatch(m)
 	if err != nil {
 		return nil, fmt.Errorf("oteltrace: %w", err)
 	}
-	reg, err := p.Meter(scopeName).RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	reg, err := m.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		w.retriers(o, s.Retriers)
 		w.breakers(o, s.Breakers)
 		w.limiters(o, s.Limiters)
