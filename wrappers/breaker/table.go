@@ -14,8 +14,8 @@ type key struct {
 	name   string // "/pkg.Service/Method", "/pkg.Service/" or, for Target, nothing
 }
 
-// which is the number of the configuration's entry, since a breaker has one policy; the policy's Key (2 bits); whether
-// the name is from WithKey; and whether it is a server's.
+// which is the number of the configuration's entry, since a breaker has one policy; the policy's Key (2 bits);
+// whether the name is from WithKey; and whether it is a server's.
 type which uint64
 
 const (
@@ -30,9 +30,9 @@ func (w which) custom() bool  { return w&customBit != 0 }
 func (w which) key() Key      { return Key(w >> keyShift & 3) }
 func (w which) scope() uint32 { return uint32(w >> scopeShift) }
 
-// keyFor is the key of the breaker for a call, but for the target. custom is from WithKey; side is serverBit or 0. The
-// parts of a key travel one by one in each call: the compiler keeps a struct of this size in memory and copies it
-// about, which costs 20 ns of 230 (BenchmarkSuccess).
+// keyFor is the key of the breaker for a call, but for the target. custom is from WithKey; side is serverBit or 0.
+// The parts of a key travel one by one in each call: the compiler keeps a struct of this size in memory and copies
+// it about, which costs 20 ns of 230 (BenchmarkSuccess).
 func (r *rule) keyFor(method string, side which, custom string) (w which, name string) {
 	w = which(r.scope)<<scopeShift | side
 	switch {
@@ -68,9 +68,9 @@ func (k key) text(r *rule) string {
 	return strings.Join(slices.DeleteFunc([]string{name, place, under}, func(s string) bool { return s == "" }), " ")
 }
 
-// table has the breakers by name, and those of one name (of several targets, as a rule) in a list. A map by the whole
-// key would be simpler; its lookup, in every call, takes twice as long (BenchmarkSuccess). A table that others can see
-// is not changed any more. The zero table is empty, and not to be changed; clone it.
+// table has the breakers by name, and those of one name (of several targets, as a rule) in a list. A map by the
+// whole key would be simpler; its lookup, in every call, takes twice as long (BenchmarkSuccess). A table that
+// others can see is not changed any more. The zero table is empty, and not to be changed; clone it.
 type table struct {
 	byName map[string][]*breaker
 	n      int

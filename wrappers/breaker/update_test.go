@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/evenkeel/evenkeel/internal/leak"
 )
 
 func (r *rig) update(c Config) {
@@ -24,6 +26,7 @@ func (r *rig) update(c Config) {
 
 // TestUpdateWhileCalling: policies are replaced while 8 callers run; no call fails, and the new policy holds.
 func TestUpdateWhileCalling(t *testing.T) {
+	leak.Check(t)
 	r := newRig(t, Config{})
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -214,6 +217,7 @@ func TestUpdateRefused(t *testing.T) {
 
 // TestKeys: which calls share a breaker.
 func TestKeys(t *testing.T) {
+	leak.Check(t)
 	call := func(r *rig, method string, opts ...grpc.CallOption) {
 		_ = r.unaryClient(context.Background(), method, nil, nil, nil, fails, opts...)
 	}
