@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,6 +105,15 @@ type fleet struct {
 	servers []*grpc.Server
 	served  chan error
 	calls   []atomic.Int64 // what each server got
+	options []grpc.DialOption
+}
+
+// dial is how to reach the servers, with grpc's own retries disabled or not.
+func (f *fleet) dial(disableRetry bool) []grpc.DialOption {
+	if disableRetry {
+		return append(slices.Clone(f.options), grpc.WithDisableRetry())
+	}
+	return slices.Clone(f.options)
 }
 
 const (
@@ -148,18 +158,17 @@ func newFleet(t *testing.T, n int, policy string, r *Retrier, h handler, opts ..
 		go func() { f.served <- s.Serve(lis) }()
 	}
 	res.InitialState(state)
-	opts = append([]grpc.DialOption{
-		grpc.WithResolvers(res), grpc.WithDefaultServiceConfig(serviceConfig(policy)),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry(),
+	f.options = []grpc.DialOption{
+		grpc.WithResolvers(res), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			lis := listeners[addr]
-			conn, err := lis.DialContext(ctx)
+			conn, err := listeners[addr].DialContext(ctx)
 			if err != nil {
 				return nil, err
 			}
 			return named{conn, name(addr)}, nil
 		}),
-	}, opts...)
+	}
+	opts = append(append(f.dial(true), grpc.WithDefaultServiceConfig(serviceConfig(policy))), opts...)
 	if r != nil {
 		opts = append(opts, grpc.WithChainUnaryInterceptor(r.UnaryClientInterceptor()),
 			grpc.WithChainStreamInterceptor(r.StreamClientInterceptor()))
