@@ -58,3 +58,50 @@ func BenchmarkSuccess(b *testing.B) {
 		})
 	}
 }
+
+// TestAllocations: the success path allocates the attempt, and nothing else.
+func TestAllocations(t *testing.T) {
+	cc := new(grpc.ClientConn)
+	req, reply := new(wrapperspb.StringValue), new(wrapperspb.StringValue)
+	static := []grpc.CallOption{grpc.StaticMethod()} // as generated code has it
+	for name, opts := range map[string][]grpc.CallOption{"no option": nil, "one option": static} {
+		ic := warm(Policy{}, cc)
+		ctx := context.Background()
+		n := testing.AllocsPerRun(1000, func() { _ = ic(ctx, "/pkg.Service/Method", req, reply, cc, nothing, opts...) })
+		if n != 1 {
+			t.Errorf("%s: %v allocations, want 1", name, n)
+		}
+	}
+}
+
+// BenchmarkBudget is what its two operations cost.
+func BenchmarkBudget(b *testing.B) {
+	budget, err := NewBudget(20, 10)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("deposit", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			budget.deposit()
+		}
+	})
+	b.Run("withdraw", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			budget.withdraw()
+		}
+	})
+}
+
+// BenchmarkWindow is what the live quantile costs a hedged call.
+func BenchmarkWindow(b *testing.B) {
+	h := newHistory()
+	now := int64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		now += 1e5
+		h.record(now, now%(50e6))
+		h.quantile(now, 0.95, 100)
+	}
+}

@@ -210,7 +210,7 @@ func (c *Config) resolve(fallback *Budget) (all *rules, methods map[string]*rule
 		p := c.Methods[key]
 		r, err := p.resolve()
 		if err != nil {
-			return nil, nil, fmt.Errorf("retry: methods[%q]: %w", key, err)
+			return nil, nil, fmt.Errorf("retry: methods[%q].%w", key, err)
 		}
 		r.budget = cmp.Or(r.budget, all.budget)
 		methods[key] = r

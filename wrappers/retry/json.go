@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -167,7 +169,8 @@ func unmarshalStrict(js []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(wrong.Field, "policy"), wrong.Value, wrong.Type)
+			field := strings.TrimPrefix(wrong.Field, "policyJSON.") // an embedded struct, which JSON does not show
+			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(field, "policy"), wrong.Value, inJSON(wrong.Type))
 		}
 		return err
 	}
@@ -175,6 +178,21 @@ func unmarshalStrict(js []byte, v any) error {
 		return errors.New("the JSON has text after its end")
 	}
 	return nil
+}
+
+// inJSON is what people write in JSON for a value of type t.
+func inJSON(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[duration]():
+		return `a text such as "30ms"`
+	case t.Kind() == reflect.Slice:
+		return "a list"
+	case t.Kind() == reflect.Bool:
+		return "true or false"
+	case t.Kind() == reflect.Int || t.Kind() == reflect.Float64:
+		return "a number"
+	}
+	return "an object"
 }
 
 // duration is a time.Duration that is written "1.5s" in JSON, as [time.ParseDuration] reads it.
