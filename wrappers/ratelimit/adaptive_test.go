@@ -25,10 +25,10 @@ func TestGateHoldsGoals(t *testing.T) {
 		{10, 0.93, 0.88, 0.92, 0.92},
 	}
 	for _, sv := range services {
-		for _, c := range []int{2, 8, 64} {
+		for _, c := range []int{2, 8, 32} {
 			capacity := float64(c) * 100
 			alone := newSim(c, sv.draw, nil, 1)
-			alone.run(60*time.Second, 0.1*capacity)
+			alone.run(time.Duration(240/c)*time.Second, 0.1*capacity)
 			p99 := alone.quantile(0.99)
 			for _, l := range loads {
 				g := testGate(t, Adaptive{Enabled: true}, 3)
@@ -36,7 +36,7 @@ func TestGateHoldsGoals(t *testing.T) {
 				s.run(2*time.Second, 0.3*capacity)
 				s.run(3*time.Second, l.load*capacity)
 				s.reset()
-				s.run(30*time.Second, l.load*capacity)
+				s.run(15*time.Second, l.load*capacity)
 				goodput, most := l.goodput, l.refused
 				if c == 2 {
 					goodput, most = l.goodputOfTwo, l.refTwo
@@ -92,7 +92,8 @@ func TestGateFollowsTheServer(t *testing.T) {
 // TestGateTakesNoSlownessForQueueing: a server without queue, such as one that waits for a slow dependency, needs as
 // many calls in progress as there are, and the gate must not stand in the way for long.
 func TestGateTakesNoSlownessForQueueing(t *testing.T) {
-	s := newSim(1e6, func(*rand.Rand) time.Duration { return 10 * time.Millisecond }, testGate(t, Adaptive{Enabled: true}, 3), 2)
+	fast := func(*rand.Rand) time.Duration { return 10 * time.Millisecond }
+	s := newSim(1e6, fast, testGate(t, Adaptive{Enabled: true}, 3), 2)
 	s.run(5*time.Second, 1000)
 	s.service = func(*rand.Rand) time.Duration { return 200 * time.Millisecond } // 200 in progress instead of 10
 	s.run(30*time.Second, 1000)

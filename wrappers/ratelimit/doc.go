@@ -10,7 +10,9 @@
 //		ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 100, Burst: 10}))) // refuses the 101st
 //
 //	l, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Adaptive: ratelimit.Adaptive{Enabled: true}}})
-//	s := grpc.NewServer(grpc.UnaryInterceptor(l.UnaryServerInterceptor()), grpc.StreamInterceptor(l.StreamServerInterceptor()))
+//	s := grpc.NewServer(
+//		grpc.ChainUnaryInterceptor(l.UnaryServerInterceptor()),
+//		grpc.ChainStreamInterceptor(l.StreamServerInterceptor()))
 //
 // # What happens to a call
 //
@@ -47,10 +49,10 @@
 // # What it costs
 //
 // A call that passes allocates nothing here, waits for no lock but its bucket's, and costs less than 1.5 times
-// rate.Limiter's Allow. PerMethod and Key add one map behind a mutex of the policy; "metadata:" costs gRPC's copy of the value. The
-// adaptive limit is another mutex, twice a call, for well under a microsecond. A refusal costs some microseconds,
-// mostly for its details, so that a server can refuse a hundred times as many calls as it can serve, but not any
-// number: a flood has to be stopped further out.
+// rate.Limiter's Allow. PerMethod and Key add a map behind a mutex of the policy; a metadata key costs gRPC's copy of
+// the value. The adaptive limit is another mutex, twice a call, for well under a microsecond. A refusal costs some
+// microseconds, mostly for its details, so that a server can refuse a hundred times as many calls as it can serve,
+// but not any number: a flood has to be stopped further out.
 //
 // # When not to use it
 //

@@ -1,0 +1,126 @@
+package ratelimit
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// TestMessages: with MessageCost, messages of client and bidi streams count, and nothing else does.
+func TestMessages(t *testing.T) {
+	for _, side := range []string{"client", "server"} {
+		for _, wait := range []bool{false, true} {
+			for _, kind := range kinds {
+				synctest.Test(t, func(t *testing.T) {
+					var refused []Event
+					l := mustNew(t, Config{Policy: Policy{Rate: 10, Burst: 5, MessageCost: 1, Wait: wait},
+						OnLimit: func(e Event) { refused = append(refused, e) }})
+					o := rigOptions{client: l}
+					if side == "server" {
+						o = rigOptions{server: l}
+					}
+					r, stop := newRig(t, o)
+					defer stop()
+					name := fmt.Sprintf("%s, %s, wait %v", side, kind, wait)
+					n := 8 // messages: one with the start, four from the bucket, three too many
+					if kind == unary || kind == server {
+						n = 1
+					}
+					began := time.Now()
+					var trailer metadata.MD
+					var opts []grpc.CallOption
+					if side == "server" { // a trailer may be read once RecvMsg has failed, and on the client SendMsg does
+						opts = append(opts, grpc.Trailer(&trailer))
+					}
+					err := r.call(t.Context(), kind, n, opts...)
+					took := time.Since(began)
+					switch {
+					case n == 1 || wait:
+						if want := time.Duration(n-5) * 100 * ms; err != nil || took != max(0, want) {
+							t.Errorf("%s: %v after %v, want success after %v", name, err, took, max(0, want))
+						}
+					default:
+						if !isRefused(err) || len(refused) != 1 || !refused[0].Message || retryIn(err) < 0 {
+							t.Errorf("%s: %v, %+v, want the sixth message refused", name, err, refused)
+						}
+						if p := trailer.Get(pushbackKey); len(p) > 0 {
+							t.Errorf("%s: pushback %q after the handler began, want none", name, p)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestMessagesFollowUpdate: a stream that lives long is judged by the policy that holds.
+func TestMessagesFollowUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := mustNew(t, Config{Policy: Policy{Rate: 1, Burst: 2, MessageCost: 1}})
+		s := l.settings.Load()
+		m := messages{l: l, ask: ask{s: s, e: s.scopes["*"], method: bidi}}
+		next := func() bool {
+			_, err := m.next(t.Context(), func(*settings, *entry) id { return id{caller: "x"} })
+			return err == nil
+		}
+		for i, want := range []bool{true, true, true, false} {
+			if got := next(); got != want {
+				t.Errorf("message %d: %v, want %v", i, got, want)
+			}
+		}
+		for _, c := range []Config{{}, {Policy: Policy{Rate: 1}}, {Policy: Policy{Rate: 1, Burst: 9, MessageCost: 1, PerMethod: true}}} {
+			if err := l.Update(c); err != nil || !next() {
+				t.Errorf("after Update to %+v: refused, want not (%v)", c.Policy, err)
+			}
+		}
+		if m.ask.id.caller != "x" {
+			t.Errorf("caller = %q, want x: the policy that holds says who it is", m.ask.id.caller)
+		}
+	})
+}
+
+// TestClientStreamRefused: a message that is refused ends the stream for both directions, and nothing stays behind.
+func TestClientStreamRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := mustNew(t, Config{Policy: Policy{Rate: 1, Burst: 1, MessageCost: 1}})
+		r, stop := newRig(t, rigOptions{client: l})
+		defer stop()
+		opts := make([]grpc.CallOption, 0, 8) // has room that is not ours
+		var finished atomic.Int64
+		opts = append(opts, grpc.OnFinish(func(error) { finished.Add(1) }))
+		cs, err := r.cc.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, bidi, opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if opts[:2][1] != nil {
+			t.Error("the caller's slice was written to")
+		}
+		received := make(chan error)
+		go func() {
+			for {
+				if err := cs.RecvMsg(text("")); err != nil {
+					received <- err
+					return
+				}
+			}
+		}()
+		if err := cs.SendMsg(text("1")); err != nil {
+			t.Fatal(err)
+		}
+		if err := cs.SendMsg(text("2")); !isRefused(err) {
+			t.Errorf("second message: %v, want a refusal", err)
+		}
+		if err := <-received; !isRefused(err) {
+			t.Errorf("RecvMsg: %v, want the refusal", err)
+		}
+		synctest.Wait()
+		if finished.Load() != 1 {
+			t.Errorf("finished %d times, want once", finished.Load())
+		}
+	})
+}
