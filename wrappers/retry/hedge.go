@@ -163,6 +163,7 @@ func (r *race) ended(a *attempt, err error) {
 		r.learnLocked(now)
 	}
 	if r.decided || r.running == 0 {
+		r.closed = true // the timer may fire just now
 		close(r.settled)
 		r.cancelLocked() // a context's functions run on goroutines of their own
 	}

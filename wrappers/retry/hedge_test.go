@@ -456,3 +456,35 @@ func TestHedgeThenRetry(t *testing.T) {
 		}
 	})
 }
+
+// TestHedgeAtTheSameMoment: attempts fail in the very moment in which the next hedge is due.
+func TestHedgeAtTheSameMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const delay = 10 * time.Millisecond
+		r := newTest(t, Config{Policy: Policy{
+			MaxAttempts: 4, Idempotent: true, Hedge: Hedge{Delay: delay, Max: 3},
+			Budget: budget(t, 1000, 0), Backoff: Backoff{Base: 1},
+		}})
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				for range 200 {
+					var attempts atomic.Int64
+					reply := new(wrapperspb.StringValue)
+					err := r.unary(context.Background(), "/a.B/C", reply, reply, nil,
+						func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+							attempts.Add(1)
+							if err := takes(ctx, delay); err != nil {
+								return err
+							}
+							return errDown
+						})
+					if n := attempts.Load(); n != 4 || status.Code(err) != codes.Unavailable {
+						t.Errorf("%d attempts, %v, want 4 and UNAVAILABLE", n, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
+}

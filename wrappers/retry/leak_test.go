@@ -26,6 +26,12 @@ func TestNoGoroutineIsLeft(t *testing.T) {
 		return echo(i, s)
 	})
 	defer f.close()
+	for end := time.Now().Add(10 * time.Second); f.calls[0].Load() == 0 || f.calls[1].Load() == 0 || f.calls[2].Load() == 0; {
+		if time.Now().After(end) {
+			t.Fatal("not every server got a call within 10s")
+		}
+		_, _ = f.hello(context.Background(), unaryKind.plain(), grpc.WaitForReady(true))
+	}
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
