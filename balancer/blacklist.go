@@ -34,7 +34,8 @@ type Blacklist struct {
 	// that is still open then decides nothing, and the next call probes.
 	ProbeTimeout time.Duration
 	// Classifier names what counts as a failure: a classifier registered with [outcome.Register]. Empty means
-	// [outcome.Default].
+	// [outcome.Default], with which a failure in doubt ([outcome.Doubtful]) needs a second witness; what another
+	// classifier calls a failure is one.
 	Classifier string
 }
 
@@ -80,6 +81,7 @@ type judge struct {
 	base, max, probe int64 // ns
 	percent          int
 	classify         outcome.Classifier
+	doubts           bool // UNKNOWN and INTERNAL want a second witness: the default classifier's rule
 }
 
 func (b Blacklist) resolve() (judge, error) {
@@ -116,6 +118,7 @@ func (b Blacklist) resolve() (judge, error) {
 	if j.classify, err = outcome.Lookup(b.Classifier); err != nil {
 		return judge{}, fmt.Errorf("blacklist.%w", err)
 	}
+	j.doubts = b.Classifier == "" || b.Classifier == "default"
 	return j, nil
 }
 

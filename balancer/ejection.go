@@ -84,6 +84,11 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 	}
 	switch {
 	case answered && e.phase() != healthy:
+		if e.phase() == ejected {
+			// It was kept in, and well before its time was over: an ejection that was not served does not make the
+			// next one longer, or a minute of trouble everywhere would keep half of the fleet out for five.
+			e.sentence.level--
+		}
 		p.heal(e, "a call succeeded")
 	case failed && e.phase() == probing:
 		p.putOut(e, fmt.Sprintf("a probing call failed: %v", err))

@@ -303,7 +303,7 @@ func (p *policy) weigh(s *settings, o ending, class outcome.Class, info gbalance
 			e.observe(health.answered)
 		}
 	case outcome.Failure:
-		doubtful := outcome.Doubtful(info.Err)
+		doubtful := s.judge.doubts && outcome.Doubtful(info.Err)
 		h := e.observe(func(h health) health { return h.fail(doubtful) })
 		failed = !doubtful || h.corroborated()
 		if o.claim == 0 && !o.kept {

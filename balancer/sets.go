@@ -104,9 +104,10 @@ func (r *route) touched(e *Endpoint) {
 
 // census sorts the matches of a tier by what can be done with them.
 type census struct {
-	healthy, restricted, draining []*Endpoint
-	pending                       bool  // some are idle or connecting
-	connErr                       error // why one has no connection
+	healthy, restricted []*Endpoint
+	draining, dying     []*Endpoint // to get no new calls; dying ones are blacklisted as well
+	pending             bool        // some are idle or connecting
+	connErr             error       // why one has no connection
 }
 
 func take(matched []*Endpoint) census {
@@ -119,6 +120,8 @@ func take(matched []*Endpoint) census {
 			} else {
 				c.pending = true
 			}
+		case e.Instance().Draining && e.phase() != healthy:
+			c.dying = append(c.dying, e)
 		case e.Instance().Draining:
 			c.draining = append(c.draining, e)
 		case e.phase() == healthy:
@@ -150,10 +153,14 @@ func (r *route) rebuild(p *policy) {
 		set.addProbes(c.restricted)
 	}
 	set.members = c.healthy
-	if n := len(c.healthy) + len(c.restricted); n > 0 {
+	switch n := len(c.healthy) + len(c.restricted); {
+	case len(c.healthy) == 0 && len(c.draining) > 0: // the least bad: they answer, and have a moment left
+		set.members = c.draining
+		set.addProbes(c.restricted)
+	case n > 0:
 		set.keep(c.restricted, &p.settings.judge, n)
-	} else {
-		set.members = c.draining // the least bad that are left
+	default:
+		set.members = c.dying
 	}
 	if len(set.members) == 0 {
 		last := &r.tiers[len(r.tiers)-1]

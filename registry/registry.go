@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -131,6 +132,10 @@ func CheckLabelKey(key string) error {
 	return nil
 }
 
+// hostName is generous, since names come from many systems; what it keeps out is what cannot be one: spaces, brackets,
+// colons, slashes.
+var hostName = regexp.MustCompile(`^[\pL\pN_-]([\pL\pN_.-]*[\pL\pN_.-])?$`)
+
 func checkAddr(addr string) error {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -138,6 +143,9 @@ func checkAddr(addr string) error {
 	}
 	if host == "" {
 		return fmt.Errorf("empty host")
+	}
+	if _, err := netip.ParseAddr(host); err != nil && !hostName.MatchString(host) {
+		return fmt.Errorf("host %q is neither an IP address nor a name", host)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return fmt.Errorf("port %q", port)
@@ -147,7 +155,7 @@ func checkAddr(addr string) error {
 
 // Registrar announces instances.
 type Registrar interface {
-	// Register announces in as an instance of service. It validates, and returns once the record is accepted or
+	// Register announces in as an instance of service, which must have a name. It validates, and returns once the record is accepted or
 	// known to be impossible; an unreachable registry is not an error, the Registration keeps trying. ctx bounds
 	// this call only, not the registration. The caller closes the Registration.
 	Register(ctx context.Context, service string, in Instance) (Registration, error)
@@ -156,7 +164,8 @@ type Registrar interface {
 // Registration is a record that its registry keeps alive, and puts back after the registry forgot it, until Close.
 // It is safe for concurrent use.
 type Registration interface {
-	// Update replaces the record. The ID and the addresses must stay the same. Like Register it fails only for
+	// Update replaces the record. The ID and the addresses must stay the same; an error names the one that did not.
+	// Like Register it fails only for
 	// what can never work; when the registry is unreachable the new record is put there as soon as it is back.
 	Update(context.Context, Instance) error
 	// Close deregisters, and stops keeping the record alive whether or not the registry could be reached before

@@ -56,6 +56,7 @@ type core struct {
 	nudged   bool  // retryAt was moved by a nudge
 
 	shown     bool  // the connections may see what is served
+	resumed   bool  // what is served is from before a pause in which nobody watched
 	patience  int64 // when they may even if no update came
 	down      error // why the registry is out, nil while it is not
 	downSince int64
@@ -103,7 +104,8 @@ func (c *core) start(now int64) effects {
 	c.advance(now)
 	c.shown, c.down, c.attempt = false, nil, 0
 	c.patience = c.now + int64(firstAnswer)
-	if len(c.served) > 0 {
+	c.resumed = len(c.served) > 0
+	if c.resumed {
 		c.patience = c.now + int64(headStart)
 	}
 	var e effects
@@ -301,7 +303,11 @@ func (c *core) merge(list []*registry.Instance) (changed bool) {
 		_, moved := ids[in.ID]
 		return in.Draining || moved
 	}
-	collapse := c.collapse(seen, announced)
+	// Nobody watched during a pause, so whoever left then may well have announced it, and somebody else may have its
+	// address by now: a set that has instances is believed as it is. An empty one is not (ADR-0005).
+	rewritten := c.resumed && len(list) > 0
+	c.resumed = false
+	collapse := !rewritten && c.collapse(seen, announced)
 	served := make([]entry, 0, max(len(list), len(c.served)))
 	held := 0
 	for _, x := range c.served {
@@ -315,7 +321,7 @@ func (c *core) merge(list []*registry.Instance) (changed bool) {
 				c.returned++
 			}
 			continue
-		case announced(x.in):
+		case rewritten, announced(x.in):
 			changed = true
 			if x.held {
 				c.removed++

@@ -369,6 +369,21 @@ var scenarios = []struct {
 		{3600 * s, "start", "-", ""},
 		{3600*s + 100*time.Millisecond, "set a b c", "a b c", ""},
 	}},
+	{"a new start after everybody was replaced", 30 * s, []step{
+		{0, "start", "-", ""},
+		{0, "set a b c", "a b c", ""},
+		{3600 * s, "start", "-", ""},
+		{3600 * s, "set x", "x", ""}, // nobody was there to see a, b and c say that they leave
+		{3601 * s, "set", "x", "collapse"},
+	}},
+	{"a new start with an empty registry", 30 * s, []step{
+		{0, "start", "-", ""},
+		{0, "set a b c", "a b c", ""},
+		{3600 * s, "start", "-", ""},
+		{3600 * s, "set", "a b c", "collapse"},
+		{3601 * s, "set a", "a b c", ""},
+		{3630 * s, "wait", "a", "over"},
+	}},
 	{"a new start with a silent registry", 30 * s, []step{
 		{0, "start", "-", ""},
 		{0, "set a b", "a b", ""},

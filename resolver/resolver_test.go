@@ -171,11 +171,9 @@ func TestTheLastSetSurvivesIdleMode(t *testing.T) {
 		cc.close(r)
 
 		time.Sleep(time.Hour)
-		w.put("x y z") // all of them were replaced meanwhile
+		w.put("x y z") // all of them were replaced meanwhile, and their addresses may be somebody else's
 		cc = &fakeConn{lights: true}
 		r = build(t, b, cc)
-		expect(t, cc, "a b c x y z") // never a list of dead addresses alone
-		time.Sleep(time.Minute)
 		expect(t, cc, "x y z")
 		cc.close(r)
 	})
