@@ -3,6 +3,7 @@ package trace
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ type coinSpan struct {
 }
 
 type coinContext struct {
+	id      string
 	sampled bool
 	baggage map[string]string
 }
@@ -75,6 +77,7 @@ func (t *coin) StartSpan(_ string, opts ...opentracing.StartSpanOption) opentrac
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.spans = append(t.spans, s)
+	s.context.id = strconv.Itoa(len(t.spans))
 	return s
 }
 
@@ -85,6 +88,7 @@ func (t *coin) Inject(sc opentracing.SpanContext, _, carrier any) error {
 	} else {
 		w.Set("x-coin", "tails")
 	}
+	w.Set("x-id", c.id)
 	for k, v := range c.baggage {
 		w.Set("x-baggage-"+k, v)
 	}
@@ -195,6 +199,10 @@ func TestUnsampledServer(t *testing.T) {
 		want := func(step string, ctx context.Context, baggage string) {
 			t.Helper()
 			md := sent(ctx, tracing)
+			span := opentracing.SpanFromContext(ctx).Context().(*coinContext)
+			if id := md.Get("x-id"); len(id) != 1 || id[0] != span.id {
+				t.Errorf("%s: sent the context of span %v, want that of %s", step, id, span.id)
+			}
 			if d, b := md.Get("x-coin"), md.Get("x-baggage-user"); len(d) != 1 || d[0] != "tails" || len(b) != 1 || b[0] != baggage {
 				t.Errorf("%s: sent %v, want one decision and the baggage %q", step, md, baggage)
 			}
@@ -203,6 +211,7 @@ func TestUnsampledServer(t *testing.T) {
 		want("with more metadata", metadata.AppendToOutgoingContext(ctx, "mine", "1"), "ada")
 		span := tracer.StartSpan("other", opentracing.ChildOf(opentracing.SpanFromContext(ctx).Context()))
 		before++
+		want("a span of the handler's with the same baggage", opentracing.ContextWithSpan(ctx, span), "ada")
 		span.SetBaggageItem("user", "bob")
 		want("a span of the handler's", opentracing.ContextWithSpan(ctx, span), "bob")
 		span.Finish()

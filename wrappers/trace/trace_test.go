@@ -398,6 +398,42 @@ client /test.Kinds/Unary OK
 	}
 }
 
+// The call names the instance that answered, whoever was picked last.
+func TestInstanceOfTheAnswer(t *testing.T) {
+	tracing, tracer := newTracing(t, Config{})
+	_ = tracing.unaryClient(t.Context(), full("Unary"), nil, nil, nil,
+		func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+			var attempts []context.Context
+			for i, id := range []string{"answers", "hangs"} {
+				actx, call := callctx.Begin(ctx, callctx.Unary, nil)
+				attempts = append(attempts, callctx.StartAttempt(actx, callctx.Attempt{Number: i + 1, Hedge: i > 0}))
+				call.SetPicked(&callctx.Endpoint{ID: id})
+			}
+			callctx.EndAttempt(attempts[0], nil)
+			callctx.EndAttempt(attempts[1], context.Canceled)
+			return nil
+		})
+	if got := (&rig{t: t, tracer: tracer}).only(Client, 0).Tag(TagInstance); got != "answers" {
+		t.Errorf("instance %v, want the one that answered", got)
+	}
+}
+
+// A handler's own calls do not pass for attempts of a call of the client that is in the same process.
+func TestHandlerForgetsTheCall(t *testing.T) {
+	tracing, _ := newTracing(t, Config{})
+	ctx, _ := callctx.Begin(t.Context(), callctx.Unary, new(callctx.Tried))
+	_, err := tracing.unaryServer(ctx, nil, &grpc.UnaryServerInfo{FullMethod: full("Unary")},
+		func(ctx context.Context, _ any) (any, error) {
+			if rec := callctx.From(ctx); rec.Call != nil {
+				t.Error("the handler's context carries a client's call, want none")
+			}
+			return nil, nil
+		})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // An attempt that starts after its call ended, as of a hedge that lost a race, has no span and no parent.
 func TestAttemptAfterTheEnd(t *testing.T) {
 	tracing, tracer := newTracing(t, Config{})
@@ -559,8 +595,6 @@ func TestExemptAndPerCall(t *testing.T) {
 	})
 }
 
-// Server and client share a tracer over loopback hops here; the health service is there so that the policy has
-// something to exempt.
 func TestHealthServerIsExempt(t *testing.T) {
 	tracing, tracer := newTracing(t, Config{})
 	h := health.NewServer()
