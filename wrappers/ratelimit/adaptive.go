@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// This file decides how many calls a server works on at once. Like core.go it knows no gRPC and reads no clock: it is
-// stepped by (now, event), the events being a call that arrives and a call that ends.
+// This file decides how many calls a server works on at once. Like core.go it knows no gRPC and reads no clock: it
+// is stepped by (now, event), the events being a call that arrives and a call that ends.
 
 const (
 	// window is the least time over which latencies are averaged, and windowCalls the least number of calls.
@@ -24,7 +24,7 @@ const (
 	fell = 0.75
 	// hasty is how soon after a probe another may follow when the limit has shrunk by itself.
 	hasty = int64(2 * time.Second)
-	// patience bounds how long a probe waits for its calls.
+	// patience is the least time that a probe waits for its calls.
 	patience = int64(10 * time.Second)
 	// maxTimings is how many methods have an expected duration of their own; the others share one.
 	maxTimings = 1000
@@ -50,12 +50,13 @@ const (
 	tooLate                // its deadline comes before it can be done
 )
 
-// gate is an adaptive concurrency limit of the gradient family. It is safe for concurrent use; make it with newGate.
+// gate is an adaptive concurrency limit of the gradient family. It is safe for concurrent use; make it with
+// newGate.
 //
-// Over windows of 100 ms and 50 calls or more it compares the latency that calls have now with base, the one they have
-// when none of them waits for another, and moves the limit to where the former is tolerance times the latter: enough
-// in the queue to keep the server busy through the gaps between arrivals, and no more. Averages are geometric, so
-// that one slow call in a hundred does not speak for all.
+// Over windows of 100 ms and 50 calls or more it compares the latency that calls have now with base, the one they
+// have when none of them waits for another, and moves the limit to where the former is tolerance times the latter:
+// enough in the queue to keep the server busy through the gaps between arrivals, and no more. Averages are
+// geometric, so that one slow call in a hundred does not speak for all.
 //
 // What base is cannot be seen from outside while the server is overloaded, and the smallest latency ever seen stops
 // being true when the service changes. So when the limit binds, base is measured from time to time (a probe): the
@@ -112,9 +113,11 @@ func newGate(a adaptive, jitter func() uint64) *gate {
 	return &gate{adaptive: a, jitter: jitter, limit: float64(a.initial), timings: make(map[string]*timing)}
 }
 
-// arrive asks for a call to method that has to be done within remaining. If it enters, leave must be called once with
-// the timing that is returned. expected is what the call is expected to take.
-func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verdict, t *timing, expected time.Duration) {
+// arrive asks for a call to method that has to be done within remaining. If it enters, leave must be called once
+// with the timing that is returned. expected is what the call is expected to take.
+func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verdict, t *timing,
+	expected time.Duration) {
+
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	t = g.timingLocked(method)
@@ -167,8 +170,8 @@ func (g *gate) leave(now, began int64, t *timing, e ending) {
 	}
 }
 
-// ripeLocked reports whether the window has seen enough. It is twice as long as calls took lately, or else the limit
-// would be moved on before its last move can be seen.
+// ripeLocked reports whether the window has seen enough. It is twice as long as calls took lately, or else the
+// limit would be moved on before its last move can be seen.
 func (g *gate) ripeLocked(now int64) bool {
 	w := &g.window
 	if w.ends >= windowCalls {
@@ -230,8 +233,8 @@ func (g *gate) closeLocked(now int64) {
 	}
 }
 
-// room is how far above the ideal the limit aims. It makes the limit grow while nothing speaks against it, and keeps
-// a small one from being exactly the number of workers.
+// room is how far above the ideal the limit aims. It makes the limit grow while nothing speaks against it, and
+// keeps a small one from being exactly the number of workers.
 func room(limit float64) float64 { return max(1, math.Sqrt(limit)/2) }
 
 // followLocked takes a latency that calls had while hardly any was refused as what they take by themselves: at once
@@ -291,7 +294,10 @@ func (g *gate) probedLocked(now int64, latency float64) {
 
 // giveUpLocked ends a probe that gets no calls.
 func (g *gate) giveUpLocked(now int64) {
-	if g.probe.on && now-g.probe.began > patience && now-g.window.from > patience {
+	if !g.probe.on || now-g.probe.began <= patience {
+		return
+	}
+	if now-g.window.from > max(patience, 4*int64(g.latencyLocked())) {
 		g.setLocked(g.probe.limit)
 		g.window = counts{from: now}
 		g.endProbeLocked(now)

@@ -11,8 +11,8 @@ import (
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
-// sim is a server of some workers with one queue, in discrete events: the slow and obviously right world that a gate
-// is put into. Nothing in it knows how the gate works.
+// sim is a server of some workers with one queue, in discrete events: the slow and obviously right world that a
+// gate is put into. Nothing in it knows how the gate works.
 type sim struct {
 	rng     *rand.Rand
 	service func(*rand.Rand) time.Duration
@@ -36,8 +36,8 @@ type measure struct {
 }
 
 type job struct {
-	at, began int64
-	t         *timing
+	at int64
+	t  *timing
 }
 
 type event struct {

@@ -9,8 +9,8 @@ import (
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
-// TestGateHoldsGoals puts the gate into servers that differ in size and in how long calls take, at loads from light to
-// ten times too much, after three seconds in which it may find its way.
+// TestGateHoldsGoals puts the gate into servers that differ in size and in how long calls take, at loads from
+// light to ten times too much, after three seconds in which it may find its way.
 func TestGateHoldsGoals(t *testing.T) {
 	loads := []struct {
 		load            float64
@@ -89,8 +89,8 @@ func TestGateFollowsTheServer(t *testing.T) {
 	}
 }
 
-// TestGateTakesNoSlownessForQueueing: a server without queue, such as one that waits for a slow dependency, needs as
-// many calls in progress as there are, and the gate must not stand in the way for long.
+// TestGateTakesNoSlownessForQueueing: a server without queue, such as one that waits for a slow dependency, needs
+// as many calls in progress as there are, and the gate must not stand in the way for long.
 func TestGateTakesNoSlownessForQueueing(t *testing.T) {
 	fast := func(*rand.Rand) time.Duration { return 10 * time.Millisecond }
 	s := newSim(1e6, fast, testGate(t, Adaptive{Enabled: true}, 3), 2)

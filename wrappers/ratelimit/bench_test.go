@@ -60,7 +60,8 @@ func noStream(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...gr
 	return nil, nil
 }
 
-// BenchmarkAllow puts a call through the interceptors beside what x/time/rate costs by itself; the goal is 1.5 times.
+// BenchmarkAllow puts a call through the interceptors beside what x/time/rate costs by itself; the goal is 1.5
+// times.
 func BenchmarkAllow(b *testing.B) {
 	b.Run("x/time/rate", func(b *testing.B) {
 		l := rate.NewLimiter(plenty, 1e8)

@@ -37,8 +37,8 @@ func (s *settings) cost(ctx context.Context, e *entry, method string, req any) i
 	return e.Cost
 }
 
-// WithCost makes a client's call take n tokens of its limiter, whatever the policy or Config.CostFunc say; 0 or less is
-// free. Servers do not learn of it.
+// WithCost makes a client's call take n tokens of its limiter, whatever the policy or Config.CostFunc say; 0 or
+// less is free. Servers do not learn of it.
 func WithCost(n int) grpc.CallOption { return costOption{n: n} }
 
 // WithWait makes a client's call wait for its tokens, or not, whatever the policy says.
@@ -167,8 +167,8 @@ func (a *ask) refusal(reason Reason, retryIn time.Duration, why string) *refusal
 // tooMany refuses for want of tokens, which will be there after wait.
 func (a *ask) tooMany(wait time.Duration) *refusal {
 	if wait == never {
-		return a.refusal(Cost, never, fmt.Sprintf("it costs %d tokens and a full bucket holds %d, so it can never pass",
-			a.n, a.e.Burst))
+		return a.refusal(Cost, never,
+			fmt.Sprintf("it costs %d tokens and a full bucket holds %d, so it can never pass", a.n, a.e.Burst))
 	}
 	why := fmt.Sprintf("more than %v tokens a second, burst %d", a.e.Rate, a.e.Burst)
 	if a.e.key != noKey {
@@ -187,7 +187,8 @@ func (a *ask) turnedAway(v verdict, expected, remaining time.Duration) *refusal 
 		return a.refusal(Deadline, 0, fmt.Sprintf("it takes about %v here and %v are left until its deadline",
 			expected.Round(time.Microsecond), remaining.Round(time.Microsecond)))
 	}
-	return a.refusal(Concurrency, max(expected, time.Millisecond), "the server is working on as many calls as it can")
+	return a.refusal(Concurrency, max(expected, time.Millisecond),
+		"the server is working on as many calls as it can")
 }
 
 // err is the refusal as a gRPC status.

@@ -19,9 +19,9 @@ import (
 type Config struct {
 	// Policy holds for every method that Methods does not name.
 	Policy
-	// Methods are other policies, by "/pkg.Service/Method", "/pkg.Service/*" or "*". Each entry has buckets, and an
-	// adaptive limit, of its own: all methods of a service that is named by "/pkg.Service/*" share them. Health checks
-	// and reflection pass, unless they are named here. An empty Policy lets a method pass.
+	// Methods are other policies, by "/pkg.Service/Method", "/pkg.Service/*" or "*". Each entry has buckets, and
+	// an adaptive limit, of its own: all methods of a service that is named by "/pkg.Service/*" share them. Health
+	// checks and reflection pass, unless they are named here. An empty Policy lets a method pass.
 	Methods map[string]Policy
 	// DryRun decides and reports, and lets everything through. No call waits.
 	DryRun bool
@@ -56,20 +56,22 @@ type Policy struct {
 	MessageCost int
 	// PerMethod gives each method a bucket of its own.
 	PerMethod bool
-	// Key gives each caller a bucket of its own: "peer" goes by the network address without the port, "metadata:NAME"
-	// by the first value of a metadata key, "func" by Config.KeyFunc. Empty means one bucket for all callers. In a
-	// client's interceptors "peer" is the target of the connection, and metadata is the outgoing one.
+	// Key gives each caller a bucket of its own: "peer" goes by the network address without the port,
+	// "metadata:NAME" by the first value of a metadata key, "func" by Config.KeyFunc. Empty means one bucket for
+	// all callers. In a client's interceptors "peer" is the target of the connection, and metadata is the outgoing
+	// one.
 	Key string
 	// MaxKeys bounds the number of buckets; 0 means 10,000. Callers beyond it share one more.
 	MaxKeys int
-	// KeyIdle is how long a caller must have been away to be forgotten although its bucket is not full; 0 means 10 min.
+	// KeyIdle is how long a caller must have been away to be forgotten although its bucket is not full; 0 means
+	// 10 min.
 	KeyIdle time.Duration
 	// Adaptive limits how many calls a server works on at once, by what it can do.
 	Adaptive Adaptive
 }
 
-// Adaptive is the adaptive concurrency limit of a server, for unary calls; [Limiter.StreamServerInterceptor] says what
-// it means for streams. Client interceptors ignore it. Its zero value is off.
+// Adaptive is the adaptive concurrency limit of a server, for unary calls; [Limiter.StreamServerInterceptor] says
+// what it means for streams. Client interceptors ignore it. Its zero value is off.
 type Adaptive struct {
 	// Enabled switches it on.
 	Enabled bool
@@ -261,15 +263,15 @@ type configJSON struct {
 
 func (p Policy) toJSON() policyJSON {
 	a := p.Adaptive
-	return policyJSON{p.Rate, p.Burst, p.Wait, duration(p.MaxWait), p.Cost, p.MessageCost, p.PerMethod, p.Key, p.MaxKeys,
-		duration(p.KeyIdle), adaptiveJSON{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance, duration(a.ProbeInterval),
-			a.IgnoreDeadlines}}
+	return policyJSON{p.Rate, p.Burst, p.Wait, duration(p.MaxWait), p.Cost, p.MessageCost, p.PerMethod, p.Key,
+		p.MaxKeys, duration(p.KeyIdle), adaptiveJSON{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance,
+			duration(a.ProbeInterval), a.IgnoreDeadlines}}
 }
 
 func (j policyJSON) policy() Policy {
 	a := j.Adaptive
-	return Policy{j.Rate, j.Burst, j.Wait, time.Duration(j.MaxWait), j.Cost, j.MessageCost, j.PerMethod, j.Key, j.MaxKeys,
-		time.Duration(j.KeyIdle), Adaptive{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance,
+	return Policy{j.Rate, j.Burst, j.Wait, time.Duration(j.MaxWait), j.Cost, j.MessageCost, j.PerMethod, j.Key,
+		j.MaxKeys, time.Duration(j.KeyIdle), Adaptive{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance,
 			time.Duration(a.ProbeInterval), a.IgnoreDeadlines}}
 }
 
@@ -291,7 +293,8 @@ func (c Config) MarshalJSON() ([]byte, error) {
 	return json.Marshal(configJSON{c.Policy.toJSON(), c.Methods, c.DryRun})
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error. Functions stay as they are.
+// UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error. Functions stay as they
+// are.
 func (c *Config) UnmarshalJSON(js []byte) error {
 	var j configJSON
 	if err := unmarshalStrict(js, &j); err != nil {
@@ -312,8 +315,8 @@ func unmarshalStrict(js []byte, v any) error {
 			if want == "struct" || want == "map" {
 				want = "an object"
 			}
-			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(strings.TrimPrefix(wrong.Field, "policyJSON."), "config"),
-				wrong.Value, want)
+			field := cmp.Or(strings.TrimPrefix(wrong.Field, "policyJSON."), "config")
+			return fmt.Errorf("%s = a JSON %s, want %s", field, wrong.Value, want)
 		}
 		return err
 	}

@@ -54,7 +54,9 @@ func (b *bucket) allow(now int64, n int) bool {
 // reserve takes n tokens that will be there within patience: the caller has to wait that long before it goes on, or
 // give them back. If it is not ok nothing was taken, and wait says how long it would have been, never if no
 // waiting helps. Callers are served in the order in which they reserved.
-func (b *bucket) reserve(now int64, n int, patience time.Duration) (wait time.Duration, back *rate.Reservation, ok bool) {
+func (b *bucket) reserve(now int64, n int, patience time.Duration) (wait time.Duration, back *rate.Reservation,
+	ok bool) {
+
 	if n <= 0 {
 		return 0, nil, true
 	}
@@ -98,7 +100,8 @@ func (b *bucket) delay(t time.Time, n int) time.Duration {
 	return time.Duration(ns)
 }
 
-// spread is d, later by up to a half, so that those who were refused together do not come back together; r is random.
+// spread is d, later by up to a half, so that those who were refused together do not come back together; r is
+// random.
 func spread(d time.Duration, r uint64) time.Duration {
 	if d <= 0 || d > math.MaxInt64/2 {
 		return d

@@ -191,8 +191,8 @@ func TestBucketsIdle(t *testing.T) {
 	}
 }
 
-// TestBucketsNobodyGains: a caller who invents a name for each call gets no more than the table and one bucket hold,
-// and does not cost an honest caller its bucket.
+// TestBucketsNobodyGains: a caller who invents a name for each call gets no more than the table and one bucket
+// hold, and does not cost an honest caller its bucket.
 func TestBucketsNobodyGains(t *testing.T) {
 	bs := testBuckets(t, Policy{Rate: 10, Burst: 5, MaxKeys: 100})
 	passed, honest := 0, 0

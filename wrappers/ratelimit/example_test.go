@@ -29,7 +29,9 @@ func ExampleNew() {
 		fmt.Println(err)
 		return
 	}
-	_ = grpc.NewServer(grpc.UnaryInterceptor(l.UnaryServerInterceptor()), grpc.StreamInterceptor(l.StreamServerInterceptor()))
+	_ = grpc.NewServer(
+		grpc.ChainUnaryInterceptor(l.UnaryServerInterceptor()),
+		grpc.ChainStreamInterceptor(l.StreamServerInterceptor()))
 
 	// What the server does with a call:
 	call := func(name, method string) {
@@ -72,7 +74,8 @@ func ExampleStreamClientInterceptor() {
 	limit := ratelimit.StreamClientInterceptor(ratelimit.Policy{Rate: 100, Burst: 1})
 	_ = grpc.WithChainStreamInterceptor(limit) // goes to grpc.NewClient
 
-	start := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	start := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string,
+		...grpc.CallOption) (grpc.ClientStream, error) {
 		return nil, nil
 	}
 	for range 2 {
@@ -86,7 +89,8 @@ func ExampleStreamClientInterceptor() {
 
 // A server that sheds what it cannot do.
 func ExampleUnaryServerInterceptor() {
-	shed := ratelimit.UnaryServerInterceptor(ratelimit.Policy{Adaptive: ratelimit.Adaptive{Enabled: true, Initial: 1, Max: 1}})
+	one := ratelimit.Adaptive{Enabled: true, Initial: 1, Max: 1}
+	shed := ratelimit.UnaryServerInterceptor(ratelimit.Policy{Adaptive: one})
 	_ = grpc.NewServer(grpc.ChainUnaryInterceptor(shed))
 
 	info := &grpc.UnaryServerInfo{FullMethod: "/shop.Orders/Create"}
@@ -135,7 +139,8 @@ func ExampleLimiter_Update() {
 		return
 	}
 	var c ratelimit.Config
-	if err := json.Unmarshal([]byte(`{"rate": 200, "methods": {"/shop.Orders/*": {"rate": 50, "wait": true}}}`), &c); err != nil {
+	file := `{"rate": 200, "methods": {"/shop.Orders/*": {"rate": 50, "wait": true}}}`
+	if err := json.Unmarshal([]byte(file), &c); err != nil {
 		fmt.Println(err)
 		return
 	}

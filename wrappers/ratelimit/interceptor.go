@@ -11,14 +11,14 @@ import (
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
-// UnaryClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on one
-// with an adaptive limit, which is for servers.
+// UnaryClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on
+// one with an adaptive limit, which is for servers.
 func UnaryClientInterceptor(p Policy) grpc.UnaryClientInterceptor {
 	return mustClient(p).UnaryClientInterceptor()
 }
 
-// StreamClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on one
-// with an adaptive limit, which is for servers.
+// StreamClientInterceptor is shorthand for that of a [Limiter] of its own. It panics on an invalid policy, and on
+// one with an adaptive limit, which is for servers.
 func StreamClientInterceptor(p Policy) grpc.StreamClientInterceptor {
 	return mustClient(p).StreamClientInterceptor()
 }
@@ -53,6 +53,7 @@ func mustClient(p Policy) *Limiter {
 func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
 		opts ...grpc.CallOption) error {
+
 		s := l.settings.Load()
 		e, ok := s.table.Applies(method)
 		if !ok || e.Rate == 0 {
@@ -61,7 +62,8 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		n, wait := override(s.cost(ctx, e, method, req), e.Wait, opts)
 		k := s.clientID(ctx, e, method, cc)
 		if b := l.pass(e, &k, n); b != nil {
-			if _, err := l.scarce(ctx, b, &ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}); err != nil {
+			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
+			if _, err := l.scarce(ctx, b, &a); err != nil {
 				return err
 			}
 		}
@@ -70,12 +72,13 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	}
 }
 
-// StreamClientInterceptor limits the streams that a client starts, and with MessageCost the messages that it sends on
-// client and bidi streams from the second one on. A message that is refused ends the stream, as gRPC's contract for a
-// failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal.
+// StreamClientInterceptor limits the streams that a client starts, and with MessageCost the messages that it sends
+// on client and bidi streams from the second one on. A message that is refused ends the stream, as gRPC's contract
+// for a failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal.
 func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
-	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer,
-		opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
+		streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+
 		s := l.settings.Load()
 		e, ok := s.table.Applies(method)
 		if !ok || e.Rate == 0 {
@@ -84,7 +87,8 @@ func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		n, wait := override(s.cost(ctx, e, method, nil), e.Wait, opts)
 		k := s.clientID(ctx, e, method, cc)
 		if b := l.pass(e, &k, n); b != nil {
-			if _, err := l.scarce(ctx, b, &ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}); err != nil {
+			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
+			if _, err := l.scarce(ctx, b, &a); err != nil {
 				return nil, err
 			}
 		}
@@ -107,9 +111,10 @@ func (l *Limiter) UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 		if !ok || e.idle() {
 			return handler(ctx, req)
 		}
-		n := s.cost(ctx, e, info.FullMethod, req)
+		var n int
 		var k id
 		if e.Rate > 0 {
+			n = s.cost(ctx, e, info.FullMethod, req)
 			k = s.serverID(ctx, e, info.FullMethod)
 			if b := l.pass(e, &k, n); b != nil {
 				r, err := l.scarce(ctx, b, &ask{s: s, e: e, method: info.FullMethod, id: k, n: n, wait: e.Wait})
@@ -160,10 +165,10 @@ func (l *Limiter) gated(ctx context.Context, a *ask, req any, handler grpc.Unary
 	return resp, err
 }
 
-// StreamServerInterceptor limits the streams that reach handlers: their start, and with MessageCost the messages that
-// come on client and bidi streams from the second one on, where RecvMsg waits or returns the refusal. The adaptive
-// limit refuses a stream that comes while unary calls fill it; a stream does not occupy a place, and its duration
-// teaches nothing, since it lasts as long as it lasts.
+// StreamServerInterceptor limits the streams that reach handlers: their start, and with MessageCost the messages
+// that come on client and bidi streams from the second one on, where RecvMsg waits or returns the refusal. The
+// adaptive limit refuses a stream that comes while unary calls fill it; a stream does not occupy a place, and its
+// duration teaches nothing, since it lasts as long as it lasts.
 func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		s := l.settings.Load()
@@ -172,8 +177,9 @@ func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 			return handler(srv, ss)
 		}
 		ctx := ss.Context()
-		a := ask{s: s, e: e, method: info.FullMethod, n: s.cost(ctx, e, info.FullMethod, nil), wait: e.Wait}
+		a := ask{s: s, e: e, method: info.FullMethod, wait: e.Wait}
 		if e.Rate > 0 {
+			a.n = s.cost(ctx, e, info.FullMethod, nil)
 			a.id = s.serverID(ctx, e, info.FullMethod)
 			if b := l.pass(e, &a.id, a.n); b != nil {
 				r, err := l.scarce(ctx, b, &a)
@@ -213,8 +219,8 @@ func (l *Limiter) pass(e *entry, k *id, n int) *bucket {
 	return b
 }
 
-// scarce is for when the tokens that a asks for are not in b: it refuses, or takes them after waiting. With an error
-// the refusal is returned too, unless the error is that ctx has ended.
+// scarce is for when the tokens that a asks for are not in b: it refuses, or takes them after waiting. With an
+// error the refusal is returned too, unless the error is that ctx has ended.
 func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, error) {
 	now := l.clock.Now()
 	if !a.wait {

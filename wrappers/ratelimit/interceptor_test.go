@@ -261,7 +261,8 @@ func TestGRPCRetryObeys(t *testing.T) {
 	}
 }
 
-// TestAdaptiveInterceptor: places are taken and given back whatever a handler does, and what is refused is told why.
+// TestAdaptiveInterceptor: places are taken and given back whatever a handler does, and what is refused is told
+// why.
 func TestAdaptiveInterceptor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := mustNew(t, Config{Policy: Policy{Adaptive: Adaptive{Enabled: true, Initial: 2, Max: 2}}})

@@ -15,8 +15,8 @@ import (
 )
 
 // Limiter limits calls. Make it with [New] and hand its interceptors to a client or a server; those of one Limiter
-// share its buckets, so that unary calls and streams count together. It starts no goroutine and needs no closing. It
-// is safe for concurrent use.
+// share its buckets, so that unary calls and streams count together. It starts no goroutine and needs no closing.
+// It is safe for concurrent use.
 type Limiter struct {
 	clock    clock.Clock
 	rand     func() uint64
@@ -57,11 +57,11 @@ func New(c Config) (*Limiter, error) {
 	return l, nil
 }
 
-// Update replaces the whole configuration, functions included, while calls run: the next call is judged by it. Buckets
-// keep what is in them where the policy for the same methods still has them ("*" is the scope of Config.Policy) and
-// splits callers in the same way; a bucket whose burst shrinks loses what does not fit. So do adaptive limits and
-// counters. Calls that already wait go on when they were told. On an error nothing has changed. Its cost is linear in
-// the number of buckets.
+// Update replaces the whole configuration, functions included, while calls run: the next call is judged by it.
+// Buckets keep what is in them where the policy for the same methods still has them ("*" is the scope of
+// Config.Policy) and splits callers in the same way; a bucket whose burst shrinks loses what does not fit. So do
+// adaptive limits and counters. Calls that already wait go on when they were told. On an error nothing has
+// changed. Its cost is linear in the number of buckets.
 func (l *Limiter) Update(c Config) error {
 	policies, err := c.resolve()
 	if err != nil {
@@ -128,7 +128,8 @@ func (e *entry) bucket(now int64, k *id) *bucket {
 	return e.many.get(now, *k)
 }
 
-// patience is how long a call may wait for its tokens that has remaining until its deadline, negative if it has none.
+// patience is how long a call may wait for its tokens that has remaining until its deadline, negative if it has
+// none.
 func (r *resolved) patience(hasDeadline bool, remaining time.Duration) time.Duration {
 	limit := time.Duration(math.MaxInt64)
 	if r.MaxWait > 0 {
@@ -172,7 +173,7 @@ type Event struct {
 	Scope  string // the policy that refused: a key of Config.Methods, "*" for Config.Policy
 	Caller string // who called, if the policy has a Key
 	Reason Reason
-	Cost   int // how many tokens the call, or the message, asked for
+	Cost   int // how many tokens the call, or the message, asked for; 0 without a limit of rate
 	// RetryIn is when it makes sense to try again, as told to the caller; negative means that it does not.
 	RetryIn time.Duration
 	// Message says that it was a message of a stream that had begun before.

@@ -33,8 +33,9 @@ const (
 	capacity = float64(workers) / 0.010 // calls a second
 )
 
-// pool handles calls with a number of workers, in the order of arrival; each call takes 5 to 15 ms of one of them.
-func pool(rng *rand.Rand) func(context.Context, string) (string, error) {
+// pool handles calls with a number of workers, in the order of arrival; each call takes 5 to 15 ms of one of them,
+// for which work passes the time.
+func pool(rng *rand.Rand, work func(time.Duration)) func(context.Context, string) (string, error) {
 	var mu sync.Mutex
 	free := make(chan struct{}, workers)
 	for range workers {
@@ -49,7 +50,7 @@ func pool(rng *rand.Rand) func(context.Context, string) (string, error) {
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
-		time.Sleep(d)
+		work(d)
 		free <- struct{}{}
 		return in, ctx.Err()
 	}
@@ -57,6 +58,7 @@ func pool(rng *rand.Rand) func(context.Context, string) (string, error) {
 
 // offer makes perSecond calls a second, at random moments, for d, each with a deadline of a second.
 func offer(r *rig, rng *rand.Rand, d time.Duration, perSecond float64) *load {
+	synctest.Wait() // the connection and the server are idle
 	l := new(load)
 	var mu sync.Mutex
 	var calls sync.WaitGroup
@@ -98,7 +100,7 @@ func TestOverload(t *testing.T) {
 			}
 			r, stop := newRig(t, rigOptions{server: l})
 			defer stop()
-			r.handle = pool(rand.New(rand.NewPCG(1, 1)))
+			r.handle = pool(rand.New(rand.NewPCG(1, 1)), time.Sleep)
 			rng := rand.New(rand.NewPCG(2, 2))
 			offer(r, rng, 2*time.Second, warm)
 			out = offer(r, rng, d, perSecond)
@@ -106,8 +108,8 @@ func TestOverload(t *testing.T) {
 		return out
 	}
 	unloaded := run(false, 0.1*capacity, 0.1*capacity, 10*time.Second)
-	off := run(false, 0.3*capacity, 3*capacity, 3*time.Second)
-	on := run(true, 0.3*capacity, 3*capacity, 3*time.Second)
+	off := run(false, 0.3*capacity, 3*capacity, 5*time.Second)
+	on := run(true, 0.3*capacity, 3*capacity, 5*time.Second)
 	t.Logf("unloaded:             p99 %v", unloaded.p99())
 	for _, x := range []struct {
 		name string

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/grpc"
 )
 
-// messages takes tokens for the messages of one stream. It is used by one goroutine at a time, as SendMsg and RecvMsg
-// each are.
+// messages takes tokens for the messages of one stream. It is used by one goroutine at a time, as SendMsg and
+// RecvMsg each are.
 type messages struct {
 	l     *Limiter
 	ask   ask // of the stream's start
@@ -55,7 +55,8 @@ func (st *serverStream) RecvMsg(m any) error {
 		return err
 	}
 	// No pushback: this handler has begun, so that nobody may conclude that nothing was done.
-	_, err := st.next(st.Context(), func(s *settings, e *entry) id { return s.serverID(st.Context(), e, st.ask.method) })
+	ctx := st.Context()
+	_, err := st.next(ctx, func(s *settings, e *entry) id { return s.serverID(ctx, e, st.ask.method) })
 	return err
 }
 
@@ -79,7 +80,8 @@ func (l *Limiter) startClientStream(ctx context.Context, a ask, desc *grpc.Strea
 		cancel()
 		return nil, err
 	}
-	return &clientStream{ClientStream: inner, messages: messages{l: l, ask: a}, ctx: ctx, cc: cc, cancel: cancel}, nil
+	m := messages{l: l, ask: a}
+	return &clientStream{ClientStream: inner, messages: m, ctx: ctx, cc: cc, cancel: cancel}, nil
 }
 
 func (st *clientStream) SendMsg(m any) error {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestUpdateWhileRunning replaces policies while 8 callers run: no call may fail but by a refusal, none at all under
-// the last policy, and what the policy says holds.
+// TestUpdateWhileRunning replaces policies while 8 callers run: no call may fail but by a refusal, none at all
+// under the last policy, and what the policy says holds.
 func TestUpdateWhileRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := mustNew(t, Config{})
