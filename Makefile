@@ -25,7 +25,7 @@ TESTED := $(if $(filter ./...,$(PKG)),$(MODULES),.)
 RACE := $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
 # The servers that tests run against.
-SERVERS := tools/bin/consul
+SERVERS := tools/bin/consul tools/bin/jaeger
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -46,7 +46,7 @@ help: ## this list (at once)
 	@echo '  FUZZ=regexp and FUZZTIME=30s narrow fuzz; COUNT=10 lengthens race; ARGS="..." goes to quickstart'
 
 .PHONY: test
-test: $(SERVERS) norace ## run every package of every module under -race (10 min at most; a first build of Consul adds 10 min)
+test: $(SERVERS) norace ## run every package of every module under -race (10 min at most; a first build of Consul and Jaeger adds 15 min)
 	$(call each,$(TESTED),go test $(RACE) -timeout 9m -run '$(RUN)' $(PKG))
 
 .PHONY: race
@@ -88,7 +88,7 @@ quickstart: ## show it working: five servers, a canary, an ejection and a rollin
 	@go run ./examples/quickstart $(ARGS)
 
 .PHONY: tools
-tools: $(SERVERS) staticcheck ## build the pinned test servers and the linter into tools/bin (10 min the first time)
+tools: $(SERVERS) staticcheck ## build the pinned test servers and the linter into tools/bin (15 min the first time)
 
 .PHONY: clean
 clean: ## delete what the other targets built: tools/bin, test binaries, profiles (at once)
@@ -108,4 +108,10 @@ tools/bin/consul: tools/consul/go.mod tools/consul/go.sum
 	@echo 'Building the pinned Consul from source; this takes some minutes, once.'
 	@rm -f $@ # go build refuses to replace a file that is half written
 	@cd tools/consul && GOFLAGS= go build -trimpath -o ../bin/consul github.com/hashicorp/consul
+	@touch $@
+
+tools/bin/jaeger: tools/jaeger/go.mod tools/jaeger/go.sum
+	@echo 'Building the pinned Jaeger from source; this takes some minutes, once.'
+	@rm -f $@
+	@cd tools/jaeger && GOFLAGS= go build -trimpath -o ../bin/jaeger github.com/jaegertracing/jaeger/cmd/all-in-one
 	@touch $@

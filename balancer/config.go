@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/serviceconfig"
@@ -149,12 +150,29 @@ func unmarshalStrict(js json.RawMessage, v any) error {
 		if errors.As(err, &wrong) {
 			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(wrong.Field, "config"), wrong.Value, inJSON(wrong.Type))
 		}
+		if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok { // it has no type of its own
+			return fmt.Errorf("unknown field %s, want %s", field, fieldsOf(v))
+		}
 		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("config has text after its end")
 	}
 	return nil
+}
+
+// fieldsOf lists the names that the struct behind v has in JSON.
+func fieldsOf(v any) string {
+	t := reflect.TypeOf(v).Elem()
+	var names []string
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		names = append(names, cmp.Or(name, t.Field(i).Name))
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return "one of " + strings.Join(names, ", ")
 }
 
 // inJSON says how a value of type t is written.

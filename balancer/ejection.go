@@ -3,18 +3,21 @@ package balancer
 import (
 	"fmt"
 	"time"
+
+	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
 // eject takes e out after a run of failures that err ended. The run is handed over, because a success may have come
 // in since.
-func (p *policy) eject(e *Endpoint, run int, err error) {
+func (p *policy) eject(e *Endpoint, run int, err error) bool {
 	p.mu.Lock()
 	if e.phase() != healthy || e.gone() || p.closed { // another call was faster, or the instance has left
 		p.mu.Unlock()
-		return
+		return false
 	}
 	p.putOut(e, fmt.Sprintf("%d calls in a row failed, the last with: %v", run, err))
 	p.unlockAndPublish(true)
+	return true
 }
 
 // putOut begins an ejection of e; mu is held.
@@ -82,6 +85,7 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 		p.mu.Unlock()
 		return
 	}
+	var kind callctx.EventKind
 	switch {
 	case answered && e.phase() != healthy:
 		if e.phase() == ejected {
@@ -89,14 +93,17 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 			// next one longer, or a minute of trouble everywhere would keep half of the fleet out for five.
 			e.sentence.level--
 		}
+		kind = callctx.Returned
 		p.heal(e, "a call succeeded")
 	case failed && e.phase() == probing:
+		kind = callctx.Ejected
 		p.putOut(e, fmt.Sprintf("a probing call failed: %v", err))
 	default:
 		p.mu.Unlock()
 		return
 	}
 	p.unlockAndPublish(true)
+	o.tell(kind, err)
 }
 
 // arm sees to it that the sick endpoints are looked at when at has come; mu is held.

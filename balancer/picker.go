@@ -32,13 +32,14 @@ type picker struct {
 func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 	set := k.byConfig
 	var call *callctx.Call
+	var watcher callctx.Observer
 	var ask Call
 	if info.Ctx != nil {
 		if rec := callctx.From(info.Ctx); rec != nil {
 			if f, ok := filters.FromRecord(rec, k.service); ok {
 				set = k.candidates(f)
 			}
-			call = rec.Call
+			call, watcher = rec.Call, rec.Observer
 			ask.HashKey, ask.HasHashKey = rec.HashKey, rec.HasHashKey
 		}
 	}
@@ -51,7 +52,7 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 	if len(set.probes) > 0 {
 		e, claim := set.claim(k.p.rand(), call)
 		if e != nil && k.p.probe(e, claim, kindOf(call, info.FullMethodName) == callctx.Stream) {
-			return k.start(info, e, call, ask.Now, claim, false)
+			return k.start(info, e, call, watcher, ask.Now, claim, false)
 		}
 	}
 	e, kept := set.choose(ask, call)
@@ -59,7 +60,7 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 		// Every candidate lost its connection since this snapshot was made: the next one is on its way.
 		return gbalancer.PickResult{}, gbalancer.ErrNoSubConnAvailable
 	}
-	return k.start(info, e, call, ask.Now, 0, kept)
+	return k.start(info, e, call, watcher, ask.Now, 0, kept)
 }
 
 // candidates returns the set of a filter that a context carries.
@@ -156,7 +157,7 @@ func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 }
 
 // start counts the call in and says how its end is to be reported.
-func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, now int64, claim uint32, kept bool) (gbalancer.PickResult, error) {
+func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64, claim uint32, kept bool) (gbalancer.PickResult, error) {
 	conn := e.conn.Load()
 	if conn == nil { // lost between the choice and here
 		if claim != 0 {
@@ -168,18 +169,25 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 	if call != nil {
 		call.SetPicked(&e.id)
 	}
+	switch {
+	case watcher == nil:
+	case claim != 0:
+		watcher.Event(callctx.Event{Kind: callctx.Probed, By: "balancer", Endpoint: &e.id})
+	case kept:
+		watcher.Event(callctx.Event{Kind: callctx.Kept, By: "balancer", Endpoint: &e.id})
+	}
 	remaining := outcome.NoDeadline
 	if info.Ctx != nil {
 		if deadline, ok := info.Ctx.Deadline(); ok {
 			remaining = k.p.clock.Until(deadline)
 		}
 	}
-	if k.settings.plain && remaining == outcome.NoDeadline && claim == 0 && !kept {
+	if k.settings.plain && remaining == outcome.NoDeadline && claim == 0 && !kept && watcher == nil {
 		return gbalancer.PickResult{SubConn: conn.sc, Done: e.done}, nil
 	}
 	r := newRecord()
 	r.p, r.ending = k.p, ending{
-		e: e, method: info.FullMethodName, began: now, remaining: remaining, claim: claim, kept: kept,
+		e: e, method: info.FullMethodName, began: now, remaining: remaining, claim: claim, kept: kept, watcher: watcher,
 	}
 	if call != nil {
 		r.kind = call.Kind
@@ -196,6 +204,14 @@ type ending struct {
 	claim     uint32 // of a probing call
 	kept      bool   // sent to a blacklisted endpoint
 	kind      callctx.Kind
+	watcher   callctx.Observer // nil if nobody watches the call
+}
+
+// tell tells who watches the call what its end did to the endpoint. Never under mu.
+func (o *ending) tell(kind callctx.EventKind, err error) {
+	if o.watcher != nil {
+		o.watcher.Event(callctx.Event{Kind: kind, By: "balancer", Endpoint: &o.e.id, Err: err})
+	}
 }
 
 // record is an ending that waits for its call, from a pool; its callback is bound once.
@@ -307,8 +323,8 @@ func (p *policy) weigh(s *settings, o ending, class outcome.Class, info gbalance
 		h := e.observe(func(h health) health { return h.fail(doubtful) })
 		failed = !doubtful || h.corroborated()
 		if o.claim == 0 && !o.kept {
-			if h.trips(s.judge.failures) && e.phase() == healthy {
-				p.eject(e, h.run(), info.Err)
+			if h.trips(s.judge.failures) && e.phase() == healthy && p.eject(e, h.run(), info.Err) {
+				o.tell(callctx.Ejected, info.Err)
 			}
 			return
 		}

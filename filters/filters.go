@@ -26,7 +26,7 @@
 // [Prefer] is not a condition but an order: use these if one of them is usable, else those, else all. It narrows
 // nothing, and is read through [Filter.Tiers], not through Match. Do not use it for what must hold (that is a plain
 // filter, or Require), and do not write a filter per user or per request ID: every distinct filter is a distinct
-// set of instances in the balancer. That is what consistent hashing is for.
+// set of instances in the balancer. To keep a user on one instance is the business of a strategy.
 //
 // Everything in this package is safe for concurrent use. docs/filters.md has the whole grammar.
 package filters

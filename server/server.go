@@ -76,7 +76,8 @@ type Config struct {
 	// grpc.Server except health, reflection and channelz. Set Addr where clients reach the server by another
 	// address (port mapping, several networks) and where the listener has none to derive it from (a Unix socket).
 	Instance registry.Instance
-	// Announced is called once, when the registry has taken the record. It may keep the Announcement, to change
+	// Announced is called once, when the registry has the record or, if it is away just now, has undertaken to put it
+	// there as soon as it can (registry.Registrar). It may keep the Announcement, to change
 	// the record later. It is called on a goroutine of its own, which Serve waits for: it must return. It is never
 	// called without a Registrar, or if shutdown comes first.
 	Announced func(*Announcement)

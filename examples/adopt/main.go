@@ -62,7 +62,7 @@ func pair(ctx context.Context, out io.Writer, server func(context.Context, net.L
 	ended := make(chan error, 1)
 	go func() { ended <- server(serving, lis) }()
 	answer, err := client(ctx, lis.Addr())
-	stop()
+	stop() // with evenkeel, the server now drains for 5 s, so that every client has left before it goes
 	if serveErr := <-ended; err == nil {
 		err = serveErr
 	}

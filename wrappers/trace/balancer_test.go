@@ -4,10 +4,13 @@ import (
 	"context"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/filters"
@@ -83,6 +86,56 @@ func TestInstanceAndFilter(t *testing.T) {
 			if addr, _ := s.Tag(TagPeer).(string); addr == "" {
 				t.Errorf("%s: %v names no address", c.name, s.OperationName)
 			}
+		}
+	}
+}
+
+// The call whose failure blacklisted an instance says so, and so does the one that brought it back.
+func TestBlacklistDecisions(t *testing.T) {
+	leak.Check(t)
+	tracing, tracer := newTracing(t, Config{})
+	reg := memory.New()
+	var sick atomic.Bool
+	sick.Store(true)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := grpc.NewServer()
+	register(srv, func(context.Context) error {
+		if sick.Load() {
+			return status.Error(codes.Unavailable, "sick")
+		}
+		return nil
+	})
+	done := make(chan error)
+	go func() { done <- srv.Serve(l) }()
+	defer func() {
+		srv.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := reg.Register(t.Context(), "orders", registry.Instance{ID: "orders-1", Addr: l.Addr().String()}); err != nil {
+		t.Fatal(err)
+	}
+	cc, err := grpc.NewClient("lb:///orders", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithResolvers(resolver.NewBuilder(reg, resolver.WithServiceConfig(balancer.ServiceConfig(
+			balancer.Config{Blacklist: balancer.Blacklist{Failures: 1, MaxEjectedPercent: 100}})))),
+		grpc.WithChainUnaryInterceptor(tracing.UnaryClientInterceptor()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	for i, want := range [][]string{
+		{"ejected by=balancer endpoint=orders-1 message=rpc error: code = Unavailable desc = sick", "error error.kind=UNAVAILABLE message=sick"},
+		{"kept by=balancer endpoint=orders-1", "returned by=balancer endpoint=orders-1"}, // nobody else is left
+	} {
+		tracer.Reset()
+		_ = call(t.Context(), cc, "Unary", grpc.WaitForReady(true))
+		sick.Store(false)
+		if got := logs(tracer.FinishedSpans()[0]); !slices.Equal(got, want) {
+			t.Errorf("call %d: logs\n%q, want\n%q", i+1, got, want)
 		}
 	}
 }
