@@ -58,7 +58,7 @@ var heavy = []struct {
 	{"github.com/hashicorp/", []string{"registry/consul", "internal/testconsul"}},
 	{"github.com/sony/gobreaker", []string{"wrappers/breaker"}},
 	{"golang.org/x/time/", []string{"wrappers/ratelimit"}},
-	{"github.com/opentracing/", []string{"wrappers/trace"}},
+	{"github.com/opentracing/", []string{"wrappers/trace", "internal/conformance"}},
 }
 
 // grpcNames are grpc's packages that have the name of one of ours.
