@@ -227,6 +227,7 @@ func TestHedgeDelivers(t *testing.T) {
 			got := f.ask(context.Background(), unaryKind.declared())
 			took := time.Since(began)
 			synctest.Wait()
+			f.idle()
 			text := got.text()
 			want := tt.want
 			for letter, who := range map[rune]*atomic.Value{'F': &first, 'H': &hedge} {
@@ -362,6 +363,7 @@ func TestHedgeCallerCancels(t *testing.T) {
 			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 50ms", err, time.Since(began))
 		}
 		synctest.Wait()
+		f.idle()
 		if running.Load() != 0 {
 			t.Errorf("%d attempts still run, want none", running.Load())
 		}
@@ -486,5 +488,24 @@ func TestHedgeAtTheSameMoment(t *testing.T) {
 			})
 		}
 		wg.Wait()
+	})
+}
+
+// TestHedgeReplaces: a hedge's answer takes the place of what was in the caller's reply, and is not added to it.
+func TestHedgeReplaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newTest(t, Config{Policy: Policy{Idempotent: true, Hedge: Hedge{Delay: time.Millisecond}}})
+		reply := wrapperspb.String("half an answer of the first attempt")
+		var n atomic.Int64
+		err := r.unary(context.Background(), "/a.B/C", reply, reply, nil,
+			func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+				if n.Add(1) == 1 {
+					return takes(ctx, time.Hour)
+				}
+				return nil // with an empty answer
+			})
+		if err != nil || reply.GetValue() != "" {
+			t.Errorf("%q, %v, want the hedge's empty answer", reply.GetValue(), err)
+		}
 	})
 }

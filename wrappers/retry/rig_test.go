@@ -206,6 +206,28 @@ func (f *fleet) close() {
 	}
 }
 
+// idle fails the test if our balancer still counts a call as under way.
+func (f *fleet) idle() {
+	f.t.Helper()
+	seen := false
+	defer func() {
+		if !seen {
+			f.t.Error("our balancer does not know the fleet")
+		}
+	}()
+	for _, c := range balancer.Channels() {
+		if c.Target != "fleet:///test" {
+			continue
+		}
+		seen = true
+		for _, e := range c.Endpoints {
+			if e.InFlight != 0 {
+				f.t.Errorf("%s: %d calls are in flight, want none", e.Instance.ID, e.InFlight)
+			}
+		}
+	}
+}
+
 // total is how many calls arrived at all servers.
 func (f *fleet) total() (n int64) {
 	for i := range f.calls {

@@ -314,6 +314,7 @@ func TestStreamOnFinish(t *testing.T) {
 			}
 			cancel()
 			synctest.Wait()
+			f.idle()
 			if got := l.String(); got != tt.want {
 				t.Errorf("%s: in the end OnFinish is told %q, want %q once", tt.name, got, tt.want)
 			}
@@ -407,6 +408,8 @@ func TestStreamConcurrency(t *testing.T) {
 			})
 		}
 		wg.Wait()
+		synctest.Wait()
+		f.idle()
 		if good.Load() == 0 {
 			t.Error("no stream ended well")
 		}
@@ -464,4 +467,25 @@ func (c *onceCodec) Marshal(any) ([]byte, error) {
 	}
 	c.used = true
 	return nil, nil
+}
+
+// TestStreamConnCloses: the connection is closed under a stream that nobody receives from any more.
+func TestStreamConnCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l log
+		f := newFleet(t, 1, ours, newTest(t, Config{}), func(_ int, _ kind, s grpc.ServerStream) error {
+			return takes(s.Context(), time.Hour)
+		})
+		defer f.warm().close()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		f.open(ctx, serverKind, grpc.OnFinish(func(err error) { l.add("%v", status.Code(err)) }))
+		_ = f.conn.Close()
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		if l.String() != "Canceled" {
+			t.Errorf("OnFinish is told %q, want CANCELLED once", l.String())
+		}
+	})
 }
