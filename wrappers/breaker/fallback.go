@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
 // inFallback marks the contexts that fallbacks get.
@@ -23,6 +25,7 @@ func fallBack(ctx context.Context, f Fallback, fails bool, method string, req, r
 	if other := f(context.WithValue(ctx, inFallback{}, true), method, req, reply, err); other != nil {
 		return other
 	}
+	callctx.Report(ctx, callctx.Event{Kind: callctx.Fallback, By: "breaker", Err: err})
 	if fails {
 		return &FallbackError{Reply: reply, Err: err}
 	}

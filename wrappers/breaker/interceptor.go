@@ -4,10 +4,12 @@ import (
 	"context"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
+	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
@@ -57,6 +59,15 @@ func overAlready(ctx context.Context) error {
 	return nil
 }
 
+// tell tells who watches the call, a trace say, that it was refused.
+func tell(ctx context.Context, e *Error) {
+	delay := time.Duration(0)
+	if !e.Until.IsZero() {
+		delay = max(0, time.Until(e.Until))
+	}
+	callctx.Report(ctx, callctx.Event{Kind: callctx.BreakerRefused, By: "breaker", Delay: delay, Err: e.Last, Detail: e.Breaker})
+}
+
 func target(cc *grpc.ClientConn) string {
 	if cc == nil { // in other people's tests
 		return ""
@@ -74,6 +85,7 @@ func (b *Breakers) unaryClient(ctx context.Context, method string, req, reply an
 	}
 	c := call{method: method}
 	if e := b.enter(&c, target(cc), 0, w.key); e != nil {
+		tell(ctx, e)
 		return fallBack(ctx, c.fallback(w), c.rule.fallbackFails, method, req, reply, e)
 	}
 	if c.b == nil {
@@ -122,6 +134,7 @@ func (b *Breakers) unaryServer(ctx context.Context, req any, info *grpc.UnarySer
 	}
 	c := call{method: info.FullMethod}
 	if e := b.enter(&c, "", serverBit, ""); e != nil {
+		tell(ctx, e)
 		return c.serveFallback(ctx, req, nil, e)
 	}
 	if c.b == nil {
@@ -180,6 +193,7 @@ func (b *Breakers) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *
 	}
 	s := &clientStream{call: call{method: method, stream: true}, receives: desc.ServerStreams}
 	if e := b.enter(&s.call, target(cc), 0, w.key); e != nil {
+		tell(ctx, e)
 		return nil, e
 	}
 	if s.b == nil {
@@ -240,6 +254,7 @@ func (b *Breakers) streamServer(srv any, ss grpc.ServerStream, info *grpc.Stream
 	}
 	c := &call{method: info.FullMethod, stream: true}
 	if e := b.enter(c, "", serverBit, ""); e != nil {
+		tell(ctx, e)
 		return e
 	}
 	if c.b == nil {

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
@@ -145,7 +146,7 @@ func (l *Limiter) gated(ctx context.Context, a *ask, req any, handler grpc.Unary
 	v, t, expected := gate.arrive(began, a.method, remaining)
 	if v != enter {
 		r := a.turnedAway(v, expected, remaining)
-		if err := l.refuse(a, r); err != nil {
+		if err := l.refuse(ctx, a, r); err != nil {
 			_ = grpc.SetTrailer(ctx, r.pushback())
 			return nil, err
 		}
@@ -194,7 +195,7 @@ func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 		if e.gate != nil {
 			if expected, ok := e.gate.glance(l.clock.Now()); !ok {
 				r := a.turnedAway(full, expected, 0)
-				if err := l.refuse(&a, r); err != nil {
+				if err := l.refuse(ctx, &a, r); err != nil {
 					ss.SetTrailer(r.pushback())
 					return err
 				}
@@ -225,7 +226,7 @@ func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, erro
 	now := l.clock.Now()
 	if !a.wait {
 		r := a.tooMany(b.shortfall(now, a.n))
-		return r, l.refuse(a, r)
+		return r, l.refuse(ctx, a, r)
 	}
 	deadline, ok := ctx.Deadline()
 	remaining := time.Duration(0)
@@ -235,12 +236,13 @@ func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, erro
 	wait, back, granted := b.reserve(now, a.n, a.e.patience(ok, remaining))
 	if !granted {
 		r := a.tooMany(wait)
-		return r, l.refuse(a, r)
+		return r, l.refuse(ctx, a, r)
 	}
 	if wait == 0 {
 		return nil, nil
 	}
 	a.e.counts.waited.Add(1)
+	callctx.Report(ctx, callctx.Event{Kind: callctx.Waited, By: "ratelimit", Delay: wait, Detail: a.e.scope, DryRun: a.s.DryRun})
 	if a.s.DryRun {
 		return nil, nil
 	}
@@ -258,12 +260,13 @@ func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, erro
 }
 
 // refuse counts and reports a refusal, and returns it as an error unless it is a dry run.
-func (l *Limiter) refuse(a *ask, r *refusal) error {
+func (l *Limiter) refuse(ctx context.Context, a *ask, r *refusal) error {
 	a.e.counts.refused[r.Reason].Add(1)
 	r.RetryIn = spread(r.RetryIn, l.rand())
 	if a.s.OnLimit != nil {
 		a.s.OnLimit(r.Event)
 	}
+	callctx.Report(ctx, callctx.Event{Kind: callctx.Limited, By: "ratelimit", Delay: r.RetryIn, Detail: r.Scope, DryRun: a.s.DryRun})
 	if a.s.DryRun {
 		return nil
 	}
