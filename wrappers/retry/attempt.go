@@ -53,7 +53,9 @@ func (w *witness) finished(error) { w.saw.Store(true) }
 
 // prepare gives the attempt its context and the options that it needs besides opts, which are not changed. proven
 // says that this connection is known to pass options on.
-func (a *attempt) prepare(ctx context.Context, kind callctx.Kind, tried *callctx.Tried, opts []grpc.CallOption, proven bool) []grpc.CallOption {
+func (a *attempt) prepare(
+	ctx context.Context, kind callctx.Kind, tried *callctx.Tried, opts []grpc.CallOption, proven bool,
+) []grpc.CallOption {
 	a.ctx, _ = a.room.Begin(ctx, kind, tried)
 	a.trailer = untouched
 	own := append(append(a.options[:0], opts...), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer))

@@ -154,11 +154,11 @@ const leastTypical = 16
 func (h *history) typical(now int64) int64 { return int64(h.quantile(now, 0.5, leastTypical)) }
 
 // hedgeDelay is how long to wait for an attempt before the next is sent; 0 means for good.
-func (m *history) hedgeDelay(r *rules, now int64) time.Duration {
+func (h *history) hedgeDelay(r *rules, now int64) time.Duration {
 	if r.hedgeQuantile == 0 {
 		return r.hedgeDelay
 	}
-	if d := m.quantile(now, r.hedgeQuantile, r.leastSamples()); d > 0 {
+	if d := h.quantile(now, r.hedgeQuantile, r.leastSamples()); d > 0 {
 		return max(d, minHedge)
 	}
 	return r.hedgeDelay

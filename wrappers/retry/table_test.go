@@ -66,7 +66,6 @@ func parallel(f *fleet, n int, method string) (r tally) {
 // Row: 1 of 3 endpoints answers UNAVAILABLE, methods declared idempotent, blacklist on: 100 % of 10,000 calls succeed
 // with at most 1 retry each.
 func TestOneOfThreeDown(t *testing.T) {
-	const calls = 10_000
 	run := func(r *Retrier, calls func(*fleet, int, string) tally) (out tally) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFleet(t, 3, ours, r, oneDown).warm()
