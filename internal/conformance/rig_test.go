@@ -286,8 +286,12 @@ func (watchServer) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	}
 }
 
-// pause lets d pass.
-func pause(d time.Duration) { <-time.After(d) }
+// pause lets d of the bubble's time pass.
+func pause(d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	<-ctx.Done()
+}
 
 func orElse(s, otherwise string) string {
 	if s == "" {
