@@ -65,6 +65,7 @@ func (c *connector) UpdateClientConnState(s gbalancer.ClientConnState) error {
 	c.want = len(s.ResolverState.Endpoints)
 	for _, ep := range s.ResolverState.Endpoints {
 		var sc gbalancer.SubConn
+		//lint:ignore SA1019 it is deprecated for several addresses; with one it is how a sub-channel is made
 		sc, err := c.cc.NewSubConn(ep.Addresses[:1], gbalancer.NewSubConnOptions{
 			StateListener: func(s gbalancer.SubConnState) {
 				if s.ConnectivityState == connectivity.Ready {

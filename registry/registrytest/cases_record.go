@@ -92,7 +92,7 @@ func valuesArrive(b *bench) {
 		"empty":     "",
 		"space":     "  before and after  ",
 		"unicode":   "Größe 寸法 размер 🛶 👩‍👩‍👧",
-		"rtl":       "عربى ‮x",
+		"rtl":       "عربى \u202ex",
 		"combining": "e\u0301 is not \u00e9",
 		"control":   "tab\tnewline\nreturn\rnul\x00bell\a",
 		"syntax":    `"quoted" 'single' back\slash {json:[1,2]} a=b,c=d;e <html>&amp;%41?#/`,
