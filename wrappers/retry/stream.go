@@ -94,7 +94,9 @@ func (s *stream) timeouts() bool { return !s.desc.ClientStreams && !s.rules.dryR
 // establish makes attempts until one has a stream, on which it repeats what was sent. Its error is final.
 func (s *stream) establish() error {
 	for {
-		clearTargets(s.opts)
+		if s.progress.attempts > 0 {
+			clearTargets(s.opts) // as for unary calls
+		}
 		a := new(streamAttempt)
 		s.count(&a.attempt)
 		cs, err := s.open(a)
