@@ -137,6 +137,9 @@ func CheckLabelKey(key string) error {
 var hostName = regexp.MustCompile(`^[\pL\pN_-]([\pL\pN_.-]*[\pL\pN_.-])?$`)
 
 func checkAddr(addr string) error {
+	if !utf8.ValidString(addr) {
+		return fmt.Errorf("not UTF-8")
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return err
