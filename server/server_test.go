@@ -83,6 +83,7 @@ func TestEndlessStreamIsCut(t *testing.T) {
 		if _, err := stream.Recv(); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the announcement may still be on its way
 		u.sigs <- syscall.SIGTERM
 		if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
 			t.Errorf("stream ended with %v, want Unavailable", err)
@@ -107,6 +108,7 @@ func TestSecondSignalStopsAtOnce(t *testing.T) {
 		if _, err := stream.Recv(); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the announcement may still be on its way
 		u.sigs <- syscall.SIGTERM
 		time.Sleep(time.Second)
 		u.sigs <- os.Interrupt
