@@ -56,6 +56,9 @@ type failure struct {
 	after time.Duration
 }
 
+// holdsBack reports whether the end says that no more is to be sent now, by a breaker's refusal or a pushback.
+func (f failure) holdsBack() bool { return f.forbidden || f.push == stayAway || f.push == comeBack }
+
 // limits is the part of a policy that decides, validated and with its defaults filled in.
 type limits struct {
 	maxAttempts int

@@ -29,6 +29,7 @@ type race struct {
 	hedges   []*attempt
 	running  int
 	closed   bool          // nothing more is sent
+	heldBack *failure      // an end that asked for nothing more while others were under way; nil if none did
 	decided  bool          // by a success, or by a failure after which nobody would try again
 	by       *attempt      // who decided or, if nobody did yet, who failed last
 	failure  failure       // of by
@@ -156,6 +157,14 @@ func (r *race) ended(a *attempt, err error) {
 	}
 	if err != nil {
 		c.note(a, err, f, now)
+	}
+	if err != nil && r.running > 0 && f.holdsBack() {
+		// It speaks against sending more, not against what is under way already.
+		r.closed, r.heldBack = true, &f
+		return
+	}
+	if err != nil && r.heldBack != nil {
+		f = *r.heldBack // nor is anything sent when the others have failed as well, or not before it is welcome
 	}
 	r.by, r.failure, r.err = a, f, err
 	r.decided = err == nil || !c.limits.retryable(f, c.idempotent())
