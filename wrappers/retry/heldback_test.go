@@ -2,6 +2,7 @@ package retry
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,10 +37,9 @@ func TestPushbackToAHedge(t *testing.T) {
 	for _, push := range []string{"-1", "5000"} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newTest(t, Config{Policy: Policy{Hedge: Hedge{Delay: 20 * time.Millisecond, Max: 2}}})
-			n := 0
+			var n atomic.Int32
 			f := newFleet(t, 3, ours, r, func(i int, _ kind, s grpc.ServerStream) error {
-				n++
-				if n == 1 {
+				if n.Add(1) == 1 {
 					return after(100, nil)(i, s)
 				}
 				_ = grpc.SetTrailer(s.Context(), metadata.Pairs("grpc-retry-pushback-ms", push))
