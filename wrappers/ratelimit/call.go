@@ -44,6 +44,11 @@ func WithCost(n int) grpc.CallOption { return costOption{n: n} }
 // WithWait makes a client's call wait for its tokens, or not, whatever the policy says.
 func WithWait(wait bool) grpc.CallOption { return waitOption{wait: wait} }
 
+// Bypass lets a client's call pass its limiters, with all messages if it is a stream: it takes no tokens, never waits,
+// is not refused and not counted, and the functions of [Config] are not asked about it. It wins over [WithCost] and
+// [WithWait]. Servers do not learn of it, and limit the call as others.
+func Bypass() grpc.CallOption { return bypassOption{} }
+
 type costOption struct {
 	grpc.EmptyCallOption
 	n int
@@ -54,17 +59,53 @@ type waitOption struct {
 	wait bool
 }
 
-// override is what the options of a call make of its cost and of whether it waits.
-func override(n int, wait bool, opts []grpc.CallOption) (int, bool) {
+type bypassOption struct{ grpc.EmptyCallOption }
+
+// wishes are what policy and options make of a client's call: how many tokens it takes and whether it waits for them,
+// or that it passes. Of options of one kind the last counts.
+func (s *settings) wishes(ctx context.Context, e *entry, method string, req any, opts []grpc.CallOption) (n int, wait, bypass bool) {
+	wait = e.Wait
+	costs := false
 	for _, o := range opts {
 		switch o := o.(type) {
 		case costOption:
-			n = o.n
+			n, costs = o.n, true
 		case waitOption:
 			wait = o.wait
+		case bypassOption:
+			bypass = true
 		}
 	}
-	return n, wait
+	if !costs && !bypass {
+		n = s.cost(ctx, e, method, req)
+	}
+	return n, wait, bypass
+}
+
+// finished tells the OnFinish options among opts that the call ended with err, as gRPC does for the calls that it gets
+// to see. It returns err.
+func finished(opts []grpc.CallOption, err error) error {
+	for _, o := range opts {
+		if f, ok := o.(grpc.OnFinishCallOption); ok {
+			f.OnFinish(err)
+		}
+	}
+	return err
+}
+
+// withoutFinish takes the OnFinish options out of opts and returns what calls them. Both have slices of their own,
+// since the caller may use its again.
+func withoutFinish(opts []grpc.CallOption) (rest []grpc.CallOption, finish func(error)) {
+	rest = make([]grpc.CallOption, 0, len(opts)+1) // with room for one of ours
+	var finishers []grpc.CallOption
+	for _, o := range opts {
+		if _, ok := o.(grpc.OnFinishCallOption); ok {
+			finishers = append(finishers, o)
+		} else {
+			rest = append(rest, o)
+		}
+	}
+	return rest, func(err error) { _ = finished(finishers, err) }
 }
 
 // serverID says whose call it is, on the server's side.
@@ -73,7 +114,7 @@ func (s *settings) serverID(ctx context.Context, e *entry, method string) (k id)
 		return k
 	}
 	if e.PerMethod {
-		k.method = method
+		k.method = short(method) // which callers choose, where a server has an UnknownServiceHandler
 	}
 	switch e.key {
 	case byPeer:

@@ -31,6 +31,8 @@
 // retry and evenkeel's know that no handler ran. Package outcome calls it soft: a balancer gives the instance
 // less, and does not take it out. A call that costs more than its bucket can ever hold is told not to retry.
 //
+// A client's call may say otherwise for itself: [WithCost], [WithWait], and [Bypass], which lets it pass.
+//
 // Health checks and reflection pass, unless Config.Methods names them: a limiter that refuses health checks takes a
 // server out of service when it is needed most.
 //

@@ -131,6 +131,23 @@ func ExampleWithCost() {
 	// OK
 }
 
+// A call that must not be held up: a cancellation is worth more than fairness.
+func ExampleBypass() {
+	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 1, Burst: 1})
+	send := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
+	call := func(method string, opts ...grpc.CallOption) {
+		err := limit(context.Background(), method, nil, nil, nil, send, opts...)
+		fmt.Println(method, status.Code(err))
+	}
+	call("/shop.Orders/Create")
+	call("/shop.Orders/Create")
+	call("/shop.Orders/Cancel", ratelimit.Bypass())
+	// Output:
+	// /shop.Orders/Create OK
+	// /shop.Orders/Create ResourceExhausted
+	// /shop.Orders/Cancel OK
+}
+
 // Another policy while calls are running, from a file.
 func ExampleLimiter_Update() {
 	l, err := ratelimit.New(ratelimit.Config{Policy: ratelimit.Policy{Rate: 100}})

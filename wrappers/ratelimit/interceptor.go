@@ -50,7 +50,7 @@ func mustClient(p Policy) *Limiter {
 }
 
 // UnaryClientInterceptor limits the unary calls that a client makes. A call that has to wait does so here, before
-// anything is sent, and a call that is refused is not sent.
+// anything is sent, and a call that is refused is not sent; its grpc.OnFinish options are told of the refusal.
 func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 	return func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker,
 		opts ...grpc.CallOption) error {
@@ -60,12 +60,15 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		if !ok || e.Rate == 0 {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}
-		n, wait := override(s.cost(ctx, e, method, req), e.Wait, opts)
+		n, wait, bypass := s.wishes(ctx, e, method, req, opts)
+		if bypass {
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}
 		k := s.clientID(ctx, e, method, cc)
 		if b := l.pass(e, &k, n); b != nil {
 			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
 			if _, err := l.scarce(ctx, b, &a); err != nil {
-				return err
+				return finished(opts, err)
 			}
 		}
 		e.counts.admitted.Add(1)
@@ -75,7 +78,8 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 
 // StreamClientInterceptor limits the streams that a client starts, and with MessageCost the messages that it sends
 // on client and bidi streams from the second one on. A message that is refused ends the stream, as gRPC's contract
-// for a failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal.
+// for a failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal, and so is what grpc.OnFinish
+// options are told, once.
 func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
@@ -85,12 +89,15 @@ func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 		if !ok || e.Rate == 0 {
 			return streamer(ctx, desc, cc, method, opts...)
 		}
-		n, wait := override(s.cost(ctx, e, method, nil), e.Wait, opts)
+		n, wait, bypass := s.wishes(ctx, e, method, nil, opts)
+		if bypass {
+			return streamer(ctx, desc, cc, method, opts...)
+		}
 		k := s.clientID(ctx, e, method, cc)
 		if b := l.pass(e, &k, n); b != nil {
 			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
 			if _, err := l.scarce(ctx, b, &a); err != nil {
-				return nil, err
+				return nil, finished(opts, err)
 			}
 		}
 		e.counts.admitted.Add(1)
@@ -223,6 +230,9 @@ func (l *Limiter) pass(e *entry, k *id, n int) *bucket {
 // scarce is for when the tokens that a asks for are not in b: it refuses, or takes them after waiting. With an
 // error the refusal is returned too, unless the error is that ctx has ended.
 func (l *Limiter) scarce(ctx context.Context, b *bucket, a *ask) (*refusal, error) {
+	if err := ctx.Err(); err != nil && !a.s.DryRun { // nobody waits for an answer, and nobody need hear of a limit
+		return nil, status.FromContextError(err).Err()
+	}
 	now := l.clock.Now()
 	if !a.wait {
 		r := a.tooMany(b.shortfall(now, a.n))

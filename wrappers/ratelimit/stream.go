@@ -2,9 +2,12 @@ package ratelimit
 
 import (
 	"context"
-	"sync/atomic"
+	"io"
+	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // messages takes tokens for the messages of one stream. It is used by one goroutine at a time, as SendMsg and
@@ -50,6 +53,7 @@ type serverStream struct {
 	messages
 }
 
+// RecvMsg implements [grpc.ServerStream].
 func (st *serverStream) RecvMsg(m any) error {
 	if err := st.ServerStream.RecvMsg(m); err != nil {
 		return err
@@ -60,44 +64,96 @@ func (st *serverStream) RecvMsg(m any) error {
 	return err
 }
 
-// clientStream takes tokens for what it sends.
+// clientStream takes tokens for what it sends. A message that is refused ends the stream, and gRPC, whose context is
+// cancelled for it, would call that CANCELLED. So the refusal, if it came before gRPC's own end, is what everybody is
+// told: who sends, who receives, and the OnFinish options.
 type clientStream struct {
 	grpc.ClientStream
 	messages
-	ctx     context.Context // the stream's; to ask ClientStream.Context for it would disable retries
-	cc      *grpc.ClientConn
-	cancel  context.CancelFunc
-	refused atomic.Pointer[error]
+	ctx    context.Context // the stream's; to ask ClientStream.Context for it would disable retries
+	cc     *grpc.ClientConn
+	cancel context.CancelFunc
+	finish func(error) // calls the caller's OnFinish options
+
+	mu      sync.Mutex // guards what follows; nothing is called under it
+	over    bool       // gRPC has ended the stream
+	refusal error      // of a message, if that ended the stream
 }
+
+// errAborted stands for the end of a stream whose start panicked or called runtime.Goexit.
+var errAborted = status.Error(codes.Aborted, "ratelimit: the call's goroutine panicked or exited")
 
 func (l *Limiter) startClientStream(ctx context.Context, a ask, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 	streamer grpc.Streamer, opts []grpc.CallOption) (grpc.ClientStream, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	// Behind the caller's options, in a slice of our own: the caller may use its again.
-	opts = append(opts[:len(opts):len(opts)], grpc.OnFinish(func(error) { cancel() }))
-	inner, err := streamer(ctx, desc, cc, a.method, opts...)
+	st := &clientStream{messages: messages{l: l, ask: a}, cc: cc}
+	opts, st.finish = withoutFinish(opts)
+	st.ctx, st.cancel = context.WithCancel(ctx)
+	err := errAborted
+	defer func() {
+		if err != nil { // gRPC has said so already, if it got that far
+			st.ended(err)
+		}
+	}()
+	st.ClientStream, err = streamer(st.ctx, desc, cc, a.method, append(opts, grpc.OnFinish(st.ended))...)
 	if err != nil {
-		cancel()
 		return nil, err
 	}
-	m := messages{l: l, ask: a}
-	return &clientStream{ClientStream: inner, messages: m, ctx: ctx, cc: cc, cancel: cancel}, nil
+	return st, nil
 }
 
+// ended is called when gRPC has ended the stream. Only the first call counts.
+func (st *clientStream) ended(err error) {
+	st.mu.Lock()
+	first := !st.over
+	st.over = true
+	if st.refusal != nil {
+		err = st.refusal
+	}
+	st.mu.Unlock()
+	if first {
+		st.cancel()
+		st.finish(err)
+	}
+}
+
+// refuse notes that err, a refusal, ends the stream. It reports false if it has ended by itself.
+func (st *clientStream) refuse(err error) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.over {
+		return false
+	}
+	st.refusal = err
+	return true
+}
+
+// refused is the refusal that ended the stream, nil if none did.
+func (st *clientStream) refused() error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.refusal
+}
+
+// SendMsg implements [grpc.ClientStream].
 func (st *clientStream) SendMsg(m any) error {
+	if st.refused() != nil {
+		return io.EOF // the stream has ended, and RecvMsg says how
+	}
 	r, err := st.next(st.ctx, func(s *settings, e *entry) id { return s.clientID(st.ctx, e, st.ask.method, st.cc) })
-	if err != nil && r != nil {
-		st.refused.CompareAndSwap(nil, &err)
+	if err != nil && r != nil && st.refuse(err) {
 		st.cancel() // a SendMsg that fails ends the stream, says grpc.ClientStream
 		return err
 	}
 	return st.ClientStream.SendMsg(m) // which knows best what to say if the stream has ended during a wait
 }
 
+// RecvMsg implements [grpc.ClientStream].
 func (st *clientStream) RecvMsg(m any) error {
 	err := st.ClientStream.RecvMsg(m)
-	if refused := st.refused.Load(); err != nil && refused != nil {
-		return *refused
+	if err != nil {
+		if refusal := st.refused(); refusal != nil {
+			return refusal
+		}
 	}
 	return err
 }

@@ -2,12 +2,13 @@ package ratelimit
 
 import (
 	"fmt"
-	"sync/atomic"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -91,8 +92,8 @@ func TestClientStreamRefused(t *testing.T) {
 		r, stop := newRig(t, rigOptions{client: l})
 		defer stop()
 		opts := make([]grpc.CallOption, 0, 8) // has room that is not ours
-		var finished atomic.Int64
-		opts = append(opts, grpc.OnFinish(func(error) { finished.Add(1) }))
+		var e ends
+		opts = append(opts, e.option())
 		cs, err := r.cc.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, bidi, opts...)
 		if err != nil {
 			t.Fatal(err)
@@ -119,8 +120,8 @@ func TestClientStreamRefused(t *testing.T) {
 			t.Errorf("RecvMsg: %v, want the refusal", err)
 		}
 		synctest.Wait()
-		if finished.Load() != 1 {
-			t.Errorf("finished %d times, want once", finished.Load())
+		if told := e.codes(); !slices.Equal(told, []codes.Code{codes.ResourceExhausted}) {
+			t.Errorf("OnFinish was told of %v, want once of the refusal, not of the cancellation that follows", told)
 		}
 	})
 }
