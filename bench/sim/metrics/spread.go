@@ -1,0 +1,63 @@
+package metrics
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// Jain is Jain's index of fairness: 1 if all of x are equal, 1/n if all but one are 0. It is 1 for no load at all.
+func Jain(x []float64) float64 {
+	sum, squares := 0.0, 0.0
+	for _, v := range x {
+		sum += v
+		squares += v * v
+	}
+	if squares == 0 {
+		return 1
+	}
+	return sum * sum / (float64(len(x)) * squares)
+}
+
+// CoV is the coefficient of variation, the standard deviation as a part of the mean; 0 if the mean is 0.
+func CoV(x []float64) float64 {
+	mean := Mean(x)
+	if mean == 0 {
+		return 0
+	}
+	squares := 0.0
+	for _, v := range x {
+		squares += (v - mean) * (v - mean)
+	}
+	return math.Sqrt(squares/float64(len(x))) / mean
+}
+
+// Mean is the arithmetic mean; NaN of nothing.
+func Mean(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v
+	}
+	return sum / float64(len(x))
+}
+
+// Interval is the bootstrap 95 % confidence interval of the mean of x, such as differences between two policies under
+// the same seeds. It says nothing of fewer than 3 values: then it is infinite. Its resampling is fixed, so the same
+// values give the same interval.
+func Interval(x []float64) (low, high float64) {
+	const resamples = 2000
+	if len(x) < 3 {
+		return math.Inf(-1), math.Inf(1)
+	}
+	r := rand.New(rand.NewPCG(uint64(len(x)), 0x9e3779b97f4a7c15))
+	means := make([]float64, resamples)
+	for i := range means {
+		sum := 0.0
+		for range x {
+			sum += x[r.IntN(len(x))]
+		}
+		means[i] = sum / float64(len(x))
+	}
+	slices.Sort(means)
+	return means[resamples*25/1000], means[resamples*975/1000-1]
+}

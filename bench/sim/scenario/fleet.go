@@ -1,0 +1,185 @@
+package scenario
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/evenkeel/evenkeel/bench/sim/client"
+	"github.com/evenkeel/evenkeel/bench/sim/engine"
+	"github.com/evenkeel/evenkeel/bench/sim/lb"
+	"github.com/evenkeel/evenkeel/bench/sim/server"
+	"github.com/evenkeel/evenkeel/registry"
+)
+
+// Fleet is the servers of a running simulation, as an [Action] sees them.
+type Fleet struct {
+	// Sim is its clock.
+	Sim *engine.Sim
+	// Rand is the randomness of actions, the same under every policy.
+	Rand *rand.Rand
+
+	scenario *Scenario
+	seed     uint64
+	members  []*Member // by index, those that have left included
+	shown    []lb.Server
+	clients  []*client.Client
+}
+
+// Member is one server of a fleet.
+type Member struct {
+	*server.Server
+	// Index and Instance are what clients know it by.
+	Index    int
+	Instance *registry.Instance
+	// Group is what it is one of.
+	Group *Group
+}
+
+// Server implements [client.Servers].
+func (f *Fleet) Server(index int) (*server.Server, string) {
+	m := f.members[index]
+	return m.Server, m.Instance.Zone
+}
+
+// Members are the servers that the registry shows, in its order. The slice is the caller's.
+func (f *Fleet) Members() []*Member {
+	out := make([]*Member, len(f.shown))
+	for i, s := range f.shown {
+		out[i] = f.members[s.Index]
+	}
+	return out
+}
+
+// Add starts a server of the group with this name and registers it.
+func (f *Fleet) Add(group string) *Member {
+	m := f.add(f.group(group))
+	f.publish()
+	return m
+}
+
+// Remove deregisters a server. It goes on working, and clients go on calling it until they hear of it.
+func (f *Fleet) Remove(m *Member) {
+	f.shown = slices.DeleteFunc(slices.Clone(f.shown), func(s lb.Server) bool { return s.Index == m.Index })
+	f.publish()
+}
+
+func (f *Fleet) group(name string) *Group {
+	for i := range f.scenario.Servers {
+		if f.scenario.Servers[i].Name == name {
+			return &f.scenario.Servers[i]
+		}
+	}
+	panic(fmt.Sprintf("scenario %q has no group %q", f.scenario.Name, name))
+}
+
+func (f *Fleet) add(g *Group) *Member {
+	i := len(f.members)
+	m := &Member{Server: server.New(f.Sim, g.Server), Index: i, Group: g, Instance: &registry.Instance{
+		ID: fmt.Sprintf("s%d", i), Addr: fmt.Sprintf("10.%d.%d.%d:80", i>>16, i>>8&255, i&255), Zone: g.Zone,
+		Weight: g.Weight, Labels: map[string]string{"group": g.Name},
+	}}
+	if g.Antagonist != nil {
+		server.Afflict(m.Server, *g.Antagonist, engine.NewStream(f.seed, "antagonist", i))
+	}
+	f.members = append(f.members, m)
+	f.shown = append(slices.Clip(f.shown), lb.Server{Index: i, Instance: m.Instance})
+	return m
+}
+
+// publish tells all clients of the set, each a little later than the one before, as watches do.
+func (f *Fleet) publish() {
+	delay := f.scenario.Discovery
+	if delay == 0 {
+		delay = 100 * time.Millisecond
+	}
+	for i, c := range f.clients {
+		set := f.shown
+		f.Sim.After(int64(delay)+int64(i)*int64(delay)/int64(len(f.clients)), func() { c.Balancer().Update(set) })
+	}
+}
+
+// some are a part of the fleet that is drawn once in a run: at least one server, and the same ones each time the
+// same part is asked for.
+func (f *Fleet) some(part float64) []*Member {
+	members := f.Members()
+	r := engine.NewStream(f.seed, "victims", 0)
+	r.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	return members[:min(len(members), max(1, int(part*float64(len(members))+0.5)))]
+}
+
+// on does something to each of a part of the fleet.
+func on(part float64, do func(f *Fleet, m *Member)) Action {
+	return func(f *Fleet) {
+		for _, m := range f.some(part) {
+			do(f, m)
+		}
+	}
+}
+
+// Crash ends the processes of a part of the fleet; the registry goes on showing them.
+func Crash(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Crash() }) }
+
+// Hang has a part of the fleet take calls and answer nothing.
+func Hang(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Hang(true) }) }
+
+// Restart ends Crash and Hang of the same part.
+func Restart(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Server.Restart() }) }
+
+// Speed makes a part of the fleet so many times as fast as it was.
+func Speed(part, times float64) Action {
+	return on(part, func(_ *Fleet, m *Member) { m.SetSpeed(times) })
+}
+
+// Faults gives a part of the fleet these faults.
+func Faults(part float64, faults server.Faults) Action {
+	return on(part, func(_ *Fleet, m *Member) { m.SetFaults(faults) })
+}
+
+// Pauses stops each of a part of the fleet for length, again and again, period after period, not all at once.
+func Pauses(part float64, period, length time.Duration) Action {
+	return on(part, func(f *Fleet, m *Member) {
+		var again func()
+		again = func() {
+			m.Pause(length)
+			f.Sim.After(int64(period), again)
+		}
+		f.Sim.After(int64(f.Rand.Float64()*float64(period)), again)
+	})
+}
+
+// Replace takes the oldest server away and adds a cold one of its group, again and again, period after period. A
+// server that leaves is deregistered at once and stops after the grace, when clients have had time to hear of it. The
+// new one is cold: it begins at the speed cold and reaches full speed after warm.
+func Replace(period, grace time.Duration, cold float64, warm time.Duration) Action {
+	return func(f *Fleet) {
+		var again func()
+		again = func() {
+			old := f.Members()[0]
+			f.Remove(old)
+			f.Sim.After(int64(grace), old.Crash)
+			Warm(f, f.Add(old.Group.Name), cold, warm)
+			f.Sim.After(int64(period), again)
+		}
+		again()
+	}
+}
+
+// Grow adds n cold servers of a group at once.
+func Grow(group string, n int, cold float64, warm time.Duration) Action {
+	return func(f *Fleet) {
+		for range n {
+			Warm(f, f.Add(group), cold, warm)
+		}
+	}
+}
+
+// Warm has a server begin at the speed cold and get faster in ten steps until warm has passed.
+func Warm(f *Fleet, m *Member, cold float64, warm time.Duration) {
+	const steps = 10
+	for i := range steps {
+		f.Sim.After(int64(warm)*int64(i)/steps, func() { m.SetSpeed(cold + (1-cold)*float64(i)/steps) })
+	}
+	f.Sim.After(int64(warm), func() { m.SetSpeed(1) })
+}

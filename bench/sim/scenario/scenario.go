@@ -1,0 +1,205 @@
+// Package scenario says what happens to a simulated fleet, and runs it under a policy.
+//
+// A [Scenario] is a value: groups of servers, a number of clients, the work of a call, and [Step]s with a load each that
+// follow each other without a break. Within a step things can be done to the fleet at given times ([Event]): crash a
+// quarter of it, slow one server down, replace a server every second. A step is measured after it has settled, and is a
+// row of the result.
+//
+//	crash := scenario.Scenario{
+//		Name:    "crash",
+//		Servers: []scenario.Group{{Name: "all", Count: 20, Server: server.Config{Cores: 4}}},
+//		Clients: 20,
+//		Work:    scenario.Exponential(10 * time.Millisecond),
+//		Steps: []scenario.Step{{Name: "a quarter dies", Load: 0.5, Settle: 5 * time.Second, Measure: 10 * time.Second,
+//			Events: []scenario.Event{{At: time.Second, Do: scenario.Crash(0.25)}}}},
+//	}
+//	result, err := scenario.Run(crash, baseline.Random(), 1)
+//
+// [Run] does one simulation: one scenario, one policy, one seed, one goroutine. Under one seed all policies meet the
+// same arrivals, work, antagonists and faults, so results of two policies are compared seed by seed. [All] runs many side
+// by side.
+//
+// A latency counts from the call's arrival. A call that failed counts as if it had taken until its deadline, since its
+// caller has waited in vain, and a policy must not look fast by failing. Calls belong to the step in which they
+// arrived; those that arrive while a step settles belong to none.
+//
+// The scenarios S1 to S14 that the project is judged by are in [Catalogue]. What makes them like the published testbed
+// is in calibration.go, and nowhere else.
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/evenkeel/evenkeel/bench/sim/network"
+	"github.com/evenkeel/evenkeel/bench/sim/server"
+)
+
+// Scenario is a fleet and what happens to it.
+type Scenario struct {
+	// Name is what tables, files and the command line call it.
+	Name string
+	// Title says in a few words what it is, and Question what it is to find out.
+	Title, Question string
+	// Servers are the groups that there are at the start.
+	Servers []Group
+	// Clients is how many there are, and Zones where they are, in turn; none means all in the zone "".
+	Clients int
+	Zones   []string
+	// Work is that of a call.
+	Work Work
+	// Deadline of a call; 0 means 5 s. Attempts that it has; 0 means 1.
+	Deadline time.Duration
+	Attempts int
+	// Network is the delays; zero is one data centre.
+	Network network.Config
+	// Discovery is how long it takes until clients know of a change of the set; 0 means 100 ms.
+	Discovery time.Duration
+	// Steps follow each other.
+	Steps []Step
+}
+
+// Group is servers that are alike.
+type Group struct {
+	// Name is what results call it.
+	Name string
+	// Count is how many there are.
+	Count int
+	// Zone and Weight are in the registry's record.
+	Zone   string
+	Weight uint32
+	// Server is each of them.
+	Server server.Config
+	// Antagonist shares their machines, if not nil.
+	Antagonist *server.Antagonist
+}
+
+// Step is a time with one load.
+type Step struct {
+	// Name is what results call it.
+	Name string
+	// Load is the offered work as a part of what the servers of the start are guaranteed. Rate, if not 0, is the
+	// calls a second of all clients instead.
+	Load, Rate float64
+	// Settle is how long nothing is measured; then it is, for Measure.
+	Settle, Measure time.Duration
+	// Events happen in it.
+	Events []Event
+}
+
+// Event is something done to the fleet.
+type Event struct {
+	// At is when, from when the measurement of the step begins; it may be negative, within Settle.
+	At time.Duration
+	// Do is what.
+	Do Action
+}
+
+// Action does something to a fleet.
+type Action func(*Fleet)
+
+// Work is how much processor time a call needs.
+type Work struct {
+	// Mean of it.
+	Mean time.Duration
+	// Draw one, in nanoseconds.
+	Draw func(*rand.Rand) float64
+}
+
+// Exponential work has no memory.
+func Exponential(mean time.Duration) Work {
+	return Work{mean, func(r *rand.Rand) float64 { return r.ExpFloat64() * float64(mean) }}
+}
+
+// Fixed work is always the same.
+func Fixed(mean time.Duration) Work {
+	return Work{mean, func(*rand.Rand) float64 { return float64(mean) }}
+}
+
+// ClampedNormal work is max(0, N(mu, sigma = mu)), as in the testbed of the Prequal paper. Its mean is 1.0833 mu.
+func ClampedNormal(mu time.Duration) Work {
+	return Work{time.Duration(float64(mu) * 1.08331547), func(r *rand.Rand) float64 {
+		return max(0, float64(mu)*(1+r.NormFloat64()))
+	}}
+}
+
+// Scaled returns the scenario with so many times its servers and clients, at least one server in a group, and one
+// client. Loads are parts of what the servers can do and stay, and so do rates for each client.
+func (s Scenario) Scaled(size float64) Scenario {
+	scale := func(n int) int { return max(1, int(math.Round(float64(n)*size))) }
+	groups := make([]Group, len(s.Servers))
+	for i, g := range s.Servers {
+		if g.Count > 0 {
+			g.Count = scale(g.Count)
+		}
+		groups[i] = g
+	}
+	steps := make([]Step, len(s.Steps))
+	for i, st := range s.Steps {
+		st.Rate *= float64(scale(s.Clients)) / float64(s.Clients)
+		steps[i] = st
+	}
+	s.Servers, s.Clients, s.Steps = groups, scale(s.Clients), steps
+	return s
+}
+
+// Stretched returns the scenario with measurements so many times as long. What settles keeps its time.
+func (s Scenario) Stretched(times float64) Scenario {
+	steps := make([]Step, len(s.Steps))
+	for i, st := range s.Steps {
+		st.Measure = time.Duration(float64(st.Measure) * times)
+		steps[i] = st
+	}
+	s.Steps = steps
+	return s
+}
+
+// Validate reports everything that makes no sense.
+func (s Scenario) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("scenario %q: "+format, append([]any{s.Name}, args...)...))
+	}
+	if s.Name == "" {
+		bad("no name")
+	}
+	total := 0
+	for i, g := range s.Servers {
+		if g.Count < 0 {
+			bad("servers[%d].count = %d, want 0 or more", i, g.Count)
+		}
+		total += g.Count
+	}
+	if total < 1 {
+		bad("%d servers, want 1 or more", total)
+	}
+	if s.Clients < 1 {
+		bad("clients = %d, want 1 or more", s.Clients)
+	}
+	if s.Work.Draw == nil || s.Work.Mean <= 0 {
+		bad("work has a mean of %v, want more than 0, and a way to draw it", s.Work.Mean)
+	}
+	if len(s.Steps) == 0 {
+		bad("no steps, want 1 or more")
+	}
+	for i, st := range s.Steps {
+		if !(st.Load > 0) && !(st.Rate > 0) {
+			bad("steps[%d]: load = %v, rate = %v, want one of them above 0", i, st.Load, st.Rate)
+		}
+		if st.Settle < 0 || st.Measure <= 0 {
+			bad("steps[%d]: settle = %v, measure = %v, want 0 or more and above 0", i, st.Settle, st.Measure)
+		}
+		for j, e := range st.Events {
+			if e.Do == nil || e.At < -st.Settle {
+				bad("steps[%d].events[%d]: at = %v, want %v or more, and something to do", i, j, e.At, -st.Settle)
+			}
+		}
+	}
+	if err := s.Network.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("scenario %q: %w", s.Name, err))
+	}
+	return errors.Join(errs...)
+}
