@@ -4,31 +4,31 @@ import (
 	"context"
 	"io"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 )
 
 // The methods of grpc.ClientStream. Each works on the current attempt's stream.
 
 // RecvMsg implements [grpc.ClientStream].
 func (s *stream) RecvMsg(m any) error {
+	if s.settled.Load() && s.err == nil {
+		return s.current.RecvMsg(m)
+	}
 	for {
-		if s.fixed.Load() {
-			if s.err != nil {
-				return s.err
-			}
-			return s.current.RecvMsg(m)
-		}
 		s.lock()
-		cs, a := s.current, s.attempt
+		cs, a, err := s.current, s.attempt, s.err
 		s.mu.Unlock()
-		err := cs.RecvMsg(m)
-		if err == nil || err == io.EOF {
-			if s.fix(a) || s.fixed.Load() {
-				return err
-			}
-			err = status.Error(codes.Canceled, "retry: the message came too late")
+		if err != nil {
+			return err
+		}
+		err = cs.RecvMsg(m)
+		if (err == nil || err == io.EOF) && s.deliver(a) {
+			return err
+		}
+		for err == nil {
+			// It came too late. a is cancelled; have grpc end it, and with it what it writes into the caller's
+			// variables, before another attempt does.
+			err = cs.RecvMsg(m)
 		}
 		if err = s.retry(a, s.inTime(a, err)); err != nil {
 			return err
@@ -40,26 +40,23 @@ func (s *stream) RecvMsg(m any) error {
 func (s *stream) Header() (metadata.MD, error) {
 	for {
 		s.lock()
-		cs, a, err := s.current, s.attempt, s.err
+		cs, a, fixed := s.current, s.attempt, s.fixed
 		s.mu.Unlock()
-		if err != nil && cs == nil {
+		if cs == nil {
 			return nil, nil // the error is for RecvMsg to tell
 		}
 		md, err := cs.Header()
-		if err != nil || md != nil && s.fix(a) || s.fixed.Load() {
-			return md, err
+		if md != nil || err != nil {
+			if fixed || s.fix(a) {
+				return md, err
+			}
+			continue // somebody who receives has gone on to another attempt
 		}
-		// There is no header because the attempt has failed, or there was one too late.
+		// There is none because the attempt has ended.
 		s.mu.Lock()
 		err = a.err
 		s.mu.Unlock()
-		if err == nil && md == nil {
-			return nil, nil
-		}
-		if err == nil {
-			err = status.Error(codes.Canceled, "retry: the header came too late")
-		}
-		if s.retry(a, s.inTime(a, err)) != nil {
+		if fixed || err == nil || s.retry(a, err) != nil {
 			return nil, nil
 		}
 	}
@@ -68,9 +65,9 @@ func (s *stream) Header() (metadata.MD, error) {
 // SendMsg implements [grpc.ClientStream].
 func (s *stream) SendMsg(m any) error {
 	s.lock()
-	cs := s.current
+	cs, a := s.current, s.attempt
 	switch {
-	case s.fixed.Load():
+	case s.fixed:
 		s.mu.Unlock()
 	case s.desc.ClientStreams: // nobody keeps this message
 		s.fixAndUnlock()
@@ -84,10 +81,25 @@ func (s *stream) SendMsg(m any) error {
 		return io.EOF
 	}
 	err := cs.SendMsg(m)
-	if err == io.EOF && !s.desc.ClientStreams {
-		return nil // as grpc has it: receiving tells, and may retry
+	switch {
+	case err == nil:
+		return nil
+	case err != io.EOF:
+		return s.unsendable(a, err)
+	case s.desc.ClientStreams:
+		return err
 	}
-	return err
+	return nil // as grpc has it: receiving tells, and may retry
+}
+
+// unsendable is what SendMsg returns when the message could not be sent on a's stream, which is the end of that.
+func (s *stream) unsendable(a *streamAttempt, err error) error {
+	if s.fix(a) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err // nil: whoever receives has sent it on another stream meanwhile
 }
 
 // CloseSend implements [grpc.ClientStream].
@@ -102,7 +114,8 @@ func (s *stream) CloseSend() error {
 	return cs.CloseSend()
 }
 
-// Context implements [grpc.ClientStream]. As with grpc's own streams, asking for it ends all retries.
+// Context implements [grpc.ClientStream]. As with grpc's own streams, asking for it ends all retries. The timeouts
+// hold until the first message all the same.
 func (s *stream) Context() context.Context {
 	s.lock()
 	cs := s.current

@@ -16,8 +16,9 @@ import (
 )
 
 // stream is a stream that another attempt can take the place of, until it is fixed: until its first message (or its
-// header) was delivered, or the caller asked for its context, or sent a message on a client or bidirectional stream.
-// Requests of server-streaming calls are kept until then, to be sent again; nothing else is.
+// header) was delivered, or the caller asked for its context, or sent a message on a client or bidirectional stream,
+// or one that cannot be sent. Requests of server-streaming calls are kept until then, to be sent again; nothing else
+// is. The timeouts hold until the first message was delivered.
 //
 // grpc allows one goroutine to send and one to receive at the same time. Whoever receives also retries; who sends
 // meanwhile waits for it.
@@ -29,17 +30,19 @@ type stream struct {
 	opts     []grpc.CallOption // of the caller, without OnFinish
 	finish   func(error)       // calls the caller's OnFinish options; they may not be called twice
 
-	// fixed is set once, and then current changes no more and may be read without mu.
-	fixed atomic.Bool
+	// settled is set once, with the first message or at the end. Then current and err change no more and may be read
+	// without mu.
+	settled atomic.Bool
 
 	mu       sync.Mutex // guards what follows; nothing else is called under it
+	fixed    bool       // no other attempt takes current's place
 	current  grpc.ClientStream
 	attempt  *streamAttempt
 	busy     chan struct{} // closed at the end of a retry under way, nil without one
 	request  any           // what was sent, if hasSent
 	hasSent  bool
 	closed   bool        // CloseSend was called
-	err      error       // what the stream ended with before it was fixed
+	err      error       // what the stream ended with if no attempt was fixed
 	finished bool        // finish was called, or is about to be
 	stop     func() bool // of the pending report that the caller went away, nil without one
 }
@@ -150,8 +153,10 @@ func (s *stream) open(a *streamAttempt) (cs grpc.ClientStream, err error) {
 			s.ended(a, err)
 		}
 	}()
-	cs, err = s.streamer(a.ctx, s.desc, s.cc, s.name, opts...)
-	return cs, s.inTime(a, err)
+	if cs, err = s.streamer(a.ctx, s.desc, s.cc, s.name, opts...); err != nil {
+		return nil, s.inTime(a, err)
+	}
+	return cs, nil
 }
 
 // patience is how long an attempt has until its first message, 0 for ever.
@@ -172,7 +177,7 @@ func (s *stream) patience() time.Duration {
 // expire ends an attempt that has had no message in time.
 func (s *stream) expire(a *streamAttempt) {
 	s.mu.Lock()
-	a.timedOut = !s.fixed.Load() && !a.ended
+	a.timedOut = !s.settled.Load() && !a.ended
 	timedOut := a.timedOut
 	s.mu.Unlock()
 	if timedOut {
@@ -184,10 +189,17 @@ func (s *stream) expire(a *streamAttempt) {
 func (s *stream) inTime(a *streamAttempt, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && a.timedOut && s.ctx.Err() == nil {
-		return status.Errorf(codes.DeadlineExceeded, "retry: no message within the attempt's time: %v", err)
+	return s.inTimeLocked(a, err)
+}
+
+func (s *stream) inTimeLocked(a *streamAttempt, err error) error {
+	switch {
+	case !a.timedOut:
+		return err
+	case s.ctx.Err() != nil:
+		return status.FromContextError(s.ctx.Err()).Err()
 	}
-	return err
+	return status.Errorf(codes.DeadlineExceeded, "retry: no message within the attempt's time: %v", err)
 }
 
 // ended takes account of the end of a, of which grpc tells exactly once if it got that far.
@@ -197,6 +209,7 @@ func (s *stream) ended(a *streamAttempt, err error) {
 		s.mu.Unlock()
 		return
 	}
+	err = s.inTimeLocked(a, err)
 	a.ended, a.err = true, err
 	if a.timer != nil {
 		a.timer.Stop()
@@ -215,7 +228,8 @@ func (s *stream) ended(a *streamAttempt, err error) {
 // endedLocked reports whether the end of the current attempt is that of the stream. If not, then whoever receives
 // next decides, and if nobody does, the stream ends when the caller's context ends.
 func (s *stream) endedLocked(a *streamAttempt) bool {
-	if a.err == nil || s.fixed.Load() || s.ctx.Err() != nil {
+	if a.err == nil || s.fixed || s.ctx.Err() != nil || s.progress.attempts >= s.limits.maxAttempts ||
+		!s.limits.retryable(s.diagnose(&a.attempt, a.err), s.idempotent()) {
 		return true
 	}
 	if s.stop == nil {
@@ -273,10 +287,10 @@ func (s *stream) lock() {
 	}
 }
 
-// fix makes the current stream the last one, if a is still its attempt, without a retry under way, and in time.
+// fix makes the current stream the last one, if it is still a's and has not failed.
 func (s *stream) fix(a *streamAttempt) bool {
-	s.mu.Lock()
-	if s.attempt != a || s.busy != nil || a.timedOut {
+	s.lock()
+	if s.attempt != a || s.err != nil {
 		s.mu.Unlock()
 		return false
 	}
@@ -284,15 +298,27 @@ func (s *stream) fix(a *streamAttempt) bool {
 	return true
 }
 
-// fixAndUnlock makes the current stream the last one. If it has ended already, that is now the end.
-func (s *stream) fixAndUnlock() {
-	s.fixed.Store(true)
-	s.request = nil
-	a := s.attempt
+// deliver is fix, for the first message of a or its end, and with that the timeouts are over. It is false if they
+// were already.
+func (s *stream) deliver(a *streamAttempt) bool {
+	s.lock()
+	if s.attempt != a || s.err != nil || a.timedOut {
+		s.mu.Unlock()
+		return false
+	}
 	if a.timer != nil {
 		a.timer.Stop()
 	}
-	ended, err := a.ended, a.err
+	s.settled.Store(true)
+	s.fixAndUnlock()
+	return true
+}
+
+// fixAndUnlock makes the current stream the last one. If it has ended already, that is now the end.
+func (s *stream) fixAndUnlock() {
+	s.fixed = true
+	s.request = nil
+	ended, err := s.attempt.ended && s.err == nil, s.attempt.err
 	s.mu.Unlock()
 	if ended {
 		s.report(err)
@@ -304,10 +330,10 @@ func (s *stream) fixAndUnlock() {
 func (s *stream) retry(a *streamAttempt, err error) error {
 	s.lock()
 	switch {
-	case s.attempt != a: // somebody else has done it
+	case s.attempt != a || s.err != nil: // somebody else has done it
 		defer s.mu.Unlock()
 		return s.err
-	case s.fixed.Load():
+	case s.fixed:
 		s.mu.Unlock()
 		s.report(err)
 		return err
@@ -322,7 +348,8 @@ func (s *stream) retry(a *streamAttempt, err error) error {
 		if s.busy = nil; final != nil {
 			s.err = final
 			s.request = nil
-			s.fixed.Store(true)
+			s.fixed = true
+			s.settled.Store(true)
 		}
 		s.mu.Unlock()
 		close(busy)

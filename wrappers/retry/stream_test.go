@@ -482,10 +482,13 @@ func TestStreamConnCloses(t *testing.T) {
 		f.open(ctx, serverKind, grpc.OnFinish(func(err error) { l.add("%v", status.Code(err)) }))
 		_ = f.conn.Close()
 		synctest.Wait()
+		if l.String() != "Canceled" {
+			t.Errorf("OnFinish is told %q, want CANCELLED once", l.String())
+		}
 		cancel()
 		synctest.Wait()
 		if l.String() != "Canceled" {
-			t.Errorf("OnFinish is told %q, want CANCELLED once", l.String())
+			t.Errorf("in the end OnFinish is told %q, want CANCELLED once", l.String())
 		}
 	})
 }
