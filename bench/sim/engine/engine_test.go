@@ -5,8 +5,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/evenkeel/evenkeel/internal/clock"
 )
 
 // log is a Handler that writes down what happens.
@@ -118,7 +116,7 @@ func TestHashTellsRunsApart(t *testing.T) {
 
 func TestClock(t *testing.T) {
 	s := New()
-	var c clock.Clock = s.Clock()
+	c := s.Clock()
 	var fired []int64
 	c.AfterFunc(10*time.Nanosecond, func() { fired = append(fired, c.Now()) })
 	stopped := c.AfterFunc(5*time.Nanosecond, func() { t.Error("a timer ran after it was stopped") })
@@ -150,7 +148,7 @@ func TestStreamsDiffer(t *testing.T) {
 	if len(seen) != 400 {
 		t.Errorf("%d different first draws of 400 streams", len(seen))
 	}
-	if draw(1, "a", 2) != draw(1, "a", 2) {
+	if again := draw(1, "a", 2); again != draw(1, "a", 2) {
 		t.Error("a stream depends on more than its name")
 	}
 }
