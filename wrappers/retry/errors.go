@@ -62,7 +62,8 @@ func (a Attempt) String() string {
 //	var tried *retry.Error
 //	if errors.As(err, &tried) { log.Print(tried.Attempts, tried.Reason) }
 type Error struct {
-	// Attempts are the attempts that failed, in the order in which they ended; there is at least one.
+	// Attempts are the attempts that failed, in the order in which they ended; there is at least one. The last one is
+	// whose error this is: those that it had cancelled, as a hedge's failure for good does, stand before it.
 	Attempts []Attempt
 	// Reason says why there was no further attempt.
 	Reason Reason

@@ -152,8 +152,11 @@ func (r *race) ended(a *attempt, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running--
-	if r.decided {
-		return // cancelled, or too late
+	if r.decided { // cancelled, or too late
+		if err != nil && r.err != nil {
+			c.noteBefore(a, err, f, now)
+		}
+		return
 	}
 	if err != nil {
 		c.note(a, err, f, now)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -359,8 +360,10 @@ func TestHedgeCallerCancels(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		_, err := f.hello(ctx, unaryKind.declared())
-		if code := status.Code(err); code != codes.DeadlineExceeded || time.Since(began) != 50*time.Millisecond {
-			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 50ms", err, time.Since(began))
+		var tried *Error
+		if code := status.Code(err); code != codes.DeadlineExceeded || time.Since(began) != 50*time.Millisecond ||
+			!errors.As(err, &tried) || len(tried.Attempts) != 3 {
+			t.Errorf("%v after %v, want DEADLINE_EXCEEDED after 50ms with an account of 3 attempts", err, time.Since(began))
 		}
 		synctest.Wait()
 		f.idle()
@@ -418,6 +421,53 @@ func TestHedgeGoroutineEnds(t *testing.T) {
 			<-finished
 			if started.Load() != 2 || ended.Load() != 2 {
 				t.Errorf("%s: %d attempts started and %d ended, want 2 each", tt.name, started.Load(), ended.Load())
+			}
+		})
+	}
+}
+
+// TestHedgeAccount: when one attempt has the call fail for good, the account has those that were cancelled for it.
+func TestHedgeAccount(t *testing.T) {
+	fatal := status.Error(codes.InvalidArgument, "no")
+	for _, tt := range []struct {
+		name  string
+		first func(int, grpc.ServerStream) error
+		hedge func(int, grpc.ServerStream) error
+		want  string // of the attempts: F or H, code, how long
+	}{
+		{"the first fails for good", after(30, fatal), after(100, nil), "H CANCELLED 10ms, F INVALID_ARGUMENT 30ms"},
+		{"the hedge fails for good", after(100, nil), after(5, fatal), "F CANCELLED 25ms, H INVALID_ARGUMENT 5ms"},
+		{"both fail", after(50, errDown), after(5, errDown), "H UNAVAILABLE 5ms, F UNAVAILABLE 50ms"},
+		{"the first answers, the hedge has failed", after(50, nil), after(5, errDown), ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var last Attempt
+			p := Policy{MaxAttempts: 2, Hedge: Hedge{Delay: 20 * time.Millisecond}}
+			c := Config{Policy: p, OnGiveUp: func(e Event) { last = e.Last }}
+			f := newFleet(t, 3, noBlacklist, newTest(t, c), func(i int, _ kind, s grpc.ServerStream) error {
+				if PreviousAttempts(s.Context()) > 0 {
+					return tt.hedge(i, s)
+				}
+				return tt.first(i, s)
+			})
+			defer f.warm().close()
+			_, err := f.hello(context.Background(), unaryKind.declared())
+			var tried *Error
+			var got []string
+			if errors.As(err, &tried) {
+				for _, a := range tried.Attempts {
+					who := map[bool]string{true: "H", false: "F"}[a.Hedge]
+					got = append(got, fmt.Sprintf("%s %s %v", who, codeName(a.Code), a.Duration))
+					if a.Instance == "" {
+						t.Errorf("%s: %v, want where", tt.name, a)
+					}
+				}
+				if end := tried.Attempts[len(tried.Attempts)-1]; last != end || end.Code != status.Code(err) {
+					t.Errorf("%s: %v, OnGiveUp is told of %v, want both to be of the last in the account", tt.name, err, last)
+				}
+			}
+			if account := strings.Join(got, ", "); account != tt.want {
+				t.Errorf("%s: %v with the account %q, want %q", tt.name, err, account, tt.want)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package retry
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -95,6 +96,11 @@ func (t *trial) note(a *attempt, err error, f failure, now int64) {
 	t.attempts = append(t.attempts, a.report(now, err, f))
 	t.tried.Add(a.room.Call().Picked())
 	t.m.trouble()
+}
+
+// noteBefore enters an attempt that ended after the call was decided into the account, before the one that decided.
+func (t *trial) noteBefore(a *attempt, err error, f failure, now int64) {
+	t.attempts = slices.Insert(t.attempts, len(t.attempts)-1, a.report(now, err, f))
 }
 
 // diagnose finds out what there is to know about the failure err of a.
