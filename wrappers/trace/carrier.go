@@ -42,6 +42,9 @@ func (w *writer) Set(key, value string) {
 		w.md[lower] = []string{value} // gRPC encodes the values of keys that end in -bin by itself
 		return
 	}
+	if isKey(lower) {
+		delete(w.md, lower) // what another span had there
+	}
 	w.binary = appendText(appendText(w.binary, key), value)
 }
 
@@ -107,7 +110,7 @@ func isKey(key string) bool {
 		}
 	}
 	switch key {
-	case "", "content-type", "user-agent", "te", "connection", "grpc-message-type", "grpc-encoding", "grpc-message",
+	case "", "content-type", "user-agent", "te", "connection", "host", "grpc-message-type", "grpc-encoding", "grpc-message",
 		"grpc-status", "grpc-timeout", binaryKey:
 		return false
 	}

@@ -66,6 +66,7 @@ func TestCarrier(t *testing.T) {
 		{"odd key", "Ünï key", "v", binaryKey},
 		{"no key", "", "v", binaryKey},
 		{"gRPC's own key", "grpc-timeout", "1S", binaryKey},
+		{"a key that servers take for another", "Host", "v", binaryKey},
 		{"pseudo header", ":path", "/", binaryKey},
 		{"our key", binaryKey, "\x01", binaryKey},
 		{"long", "x-long", big + "\x00", binaryKey},
@@ -90,6 +91,11 @@ func TestCarrierReplaces(t *testing.T) {
 	want := metadata.MD{"mine": {"1"}, "x-id": {"new"}}
 	if fmt.Sprint(md) != fmt.Sprint(want) {
 		t.Errorf("metadata %v, want %v", md, want)
+	}
+	// What is not text travels elsewhere, and what was there before does not stay beside it.
+	md = injected(t, ctx, map[string]string{"X-Id": "Zürich"})
+	if got := extracted(t, md); md["x-id"] != nil || got["X-Id"] != "Zürich" || got["mine"] != "1" {
+		t.Errorf("metadata %q, want the new value alone, in %s", md, binaryKey)
 	}
 	if old, _ := metadata.FromOutgoingContext(ctx); len(old["x-id"]) != 2 {
 		t.Errorf("the caller's context changed to %v", old)

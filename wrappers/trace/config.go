@@ -215,3 +215,17 @@ func (s *settings) sampled(sc opentracing.SpanContext) bool {
 	}
 	return true
 }
+
+// records reports whether ot, which was just started, is sampled. Should the user's function not return, ot is finished,
+// since nobody else knows of it.
+func (s *settings) records(ot opentracing.Span) (sampled bool) {
+	asked := false
+	defer func() {
+		if !asked {
+			ot.Finish()
+		}
+	}()
+	sampled = s.sampled(ot.Context())
+	asked = true
+	return sampled
+}

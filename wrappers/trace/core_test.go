@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opentracing/opentracing-go/log"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
@@ -73,6 +75,27 @@ func TestEventFields(t *testing.T) {
 	}
 }
 
+// A span shows what breakers, limiters and others decided, and what they would have without DryRun.
+func TestEveryDecisionIsShown(t *testing.T) {
+	for kind := callctx.Retry; kind <= callctx.Returned; kind++ {
+		for _, dry := range []bool{false, true} {
+			tracing, tracer := newTracing(t, Config{})
+			_ = tracing.unaryClient(t.Context(), full("Unary"), nil, nil, nil,
+				func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+					callctx.Report(ctx, callctx.Event{Kind: kind, By: "breaker", Detail: "orders open", DryRun: dry})
+					return nil
+				})
+			want := kind.String() + " by=breaker detail=orders open"
+			if dry {
+				want += " dry_run=true"
+			}
+			if got := logs(tracer.FinishedSpans()[0]); len(got) != 1 || got[0] != want {
+				t.Errorf("logs %q, want %q", got, want)
+			}
+		}
+	}
+}
+
 func TestCut(t *testing.T) {
 	for _, c := range []struct {
 		in   string
@@ -80,13 +103,13 @@ func TestCut(t *testing.T) {
 		want string
 	}{
 		{"", 0, ""}, {"abc", 3, "abc"}, {"abcd", 3, "abc..."}, {"aü", 2, "a..."}, {"aü", 3, "aü"}, {"日本", 4, "日..."},
-		{"日", 1, "..."}, {"\x80\x80\x80", 2, "..."},
+		{"日", 1, "..."}, {"\x80\x80\x80", 2, "..."}, {"a\xffb", 3, "a\uFFFDb"}, {"a\xffbc", 3, "a\uFFFDb..."},
 	} {
 		if got := cut(c.in, c.n); got != c.want {
 			t.Errorf("cut(%q, %d) = %q, want %q", c.in, c.n, got, c.want)
 		}
-		if utf8.ValidString(c.in) && !utf8.ValidString(cut(c.in, c.n)) {
-			t.Errorf("cut(%q, %d) broke a character", c.in, c.n)
+		if !utf8.ValidString(cut(c.in, c.n)) {
+			t.Errorf("cut(%q, %d) is not made of characters", c.in, c.n)
 		}
 	}
 }

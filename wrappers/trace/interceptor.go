@@ -41,7 +41,7 @@ func (t *Tracing) unaryClient(ctx context.Context, method string, req, reply any
 func (t *Tracing) tracedUnary(ctx context.Context, s *settings, tracer opentracing.Tracer, p Policy, parent opentracing.Span,
 	method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) (err error) {
 	ot := startClient(tracer, parent, method)
-	if !s.sampled(ot.Context()) {
+	if !s.records(ot) {
 		defer ot.Finish()
 		return invoker(t.carry(ctx, tracer, ot), method, req, reply, cc, opts...)
 	}
@@ -107,18 +107,21 @@ func (t *Tracing) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *g
 func (t *Tracing) tracedStream(ctx context.Context, s *settings, tracer opentracing.Tracer, p Policy, parent opentracing.Span,
 	desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts []grpc.CallOption) (stream grpc.ClientStream, err error) {
 	ot := startClient(tracer, parent, method)
-	if !s.sampled(ot.Context()) {
+	if !s.records(ot) {
 		ot.Finish() // nobody will see how long it took
 		return streamer(t.carry(ctx, tracer, ot), desc, cc, method, opts...)
 	}
 	sp := t.begin(s, tracer, p, Client, method, ot)
+	cs := &clientStream{sp: sp, serverStreams: desc.ServerStreams}
 	returned := false
 	defer func() {
-		if !returned || err != nil { // it refused before gRPC knew of the call, or never came back
-			sp.guard(&returned, &err)
+		switch {
+		case !returned:
+			sp.abort()
+		case err != nil: // a wrapper refused before gRPC knew of the call, or gRPC failed and has said so
+			cs.finish(err)
 		}
 	}()
-	cs := &clientStream{sp: sp, serverStreams: desc.ServerStreams}
 	stream, err = streamer(sp.observed(ctx, callctx.Stream, cc), desc, cc, method,
 		with(opts, grpc.Peer(&sp.peer), grpc.OnFinish(cs.onFinish))...)
 	returned = true
@@ -159,7 +162,7 @@ func (cs *clientStream) finish(err error) {
 // SendMsg implements [grpc.ClientStream].
 func (cs *clientStream) SendMsg(m any) error {
 	if cs.sp.policy.Payloads {
-		cs.sp.message("sent", cs.sent.Add(1), m)
+		cs.log("sent", cs.sent.Add(1), m)
 	}
 	err := cs.ClientStream.SendMsg(m)
 	if err != nil && !errors.Is(err, io.EOF) { // io.EOF: how it ended, RecvMsg will say
@@ -173,7 +176,7 @@ func (cs *clientStream) RecvMsg(m any) error {
 	err := cs.ClientStream.RecvMsg(m)
 	if err == nil {
 		if cs.sp.policy.Payloads {
-			cs.sp.message("received", cs.received.Add(1), m)
+			cs.log("received", cs.received.Add(1), m)
 		}
 		if !cs.serverStreams { // this was the only one
 			cs.finish(nil)
@@ -186,4 +189,17 @@ func (cs *clientStream) RecvMsg(m any) error {
 		cs.finish(err)
 	}
 	return err
+}
+
+// log logs a message. If the user's Payload does not return, nobody may be left who would end the stream, so the span
+// ends here.
+func (cs *clientStream) log(event string, number uint64, m any) {
+	logged := false
+	defer func() {
+		if !logged {
+			cs.sp.abort()
+		}
+	}()
+	cs.sp.message(event, number, m)
+	logged = true
 }

@@ -59,7 +59,7 @@ func (t *Tracing) serve(ctx context.Context, method string) (_ context.Context, 
 		return ctx, nil, nothing
 	}
 	ot := t.startServer(ctx, tracer, method)
-	if sc := ot.Context(); !s.sampled(sc) {
+	if !s.records(ot) {
 		return prepare(t.carry(ctx, tracer, ot), ot), nil, ot.Finish
 	}
 	sp = t.begin(s, tracer, p, Server, method, ot)

@@ -73,9 +73,17 @@ func (sp *span) Attempt(ctx context.Context, a callctx.Attempt) context.Context 
 		sp.tracer.StartSpan("attempt "+sp.method, opts...))
 	child.number, child.parent = a.Number, sp
 	sp.t.counts[Client].attempts.Add(1)
+	carried := false
+	defer func() {
+		if !carried { // the tracer panicked, and nobody knows of the attempt
+			child.abort()
+		}
+	}()
 	rec := callctx.Copy(ctx)
 	child.call, rec.Observer = rec.Call, child
-	return callctx.With(sp.t.carry(ctx, sp.tracer, child.ot), rec)
+	ctx = callctx.With(sp.t.carry(ctx, sp.tracer, child.ot), rec)
+	carried = true
+	return ctx
 }
 
 // Event implements [callctx.Observer].
@@ -113,12 +121,14 @@ func (sp *span) finish(err error, addr net.Addr) {
 			log.String("message", cut(status.Convert(err).Message(), maxText)),
 		}})
 	}
-	// Counted even if the user's function or the tracer panics: the span will not end any more.
-	defer sp.t.counts[sp.side].ended.Add(1)
+	// Finished and counted even if the user's function panics, since nobody will try again.
+	defer func() {
+		defer sp.t.counts[sp.side].ended.Add(1)
+		sp.ot.FinishWithOptions(opentracing.FinishOptions{FinishTime: time.Now(), LogRecords: end.logs})
+	}()
 	if sp.s.onEnd != nil {
 		sp.s.onEnd(sp.ot, End{Side: sp.side, Method: sp.method, Attempt: sp.number, Err: err})
 	}
-	sp.ot.FinishWithOptions(opentracing.FinishOptions{FinishTime: time.Now(), LogRecords: end.logs})
 }
 
 // tagEndpoint says who was at the other end, of a client's span. attempt is the endpoint that its attempts came to.
@@ -147,6 +157,11 @@ func (sp *span) guard(returned *bool, err *error) {
 		sp.finish(*err, sp.peer.Addr)
 		return
 	}
+	sp.abort()
+}
+
+// abort finishes the span of a call that a panic or runtime.Goexit ended.
+func (sp *span) abort() {
 	sp.story.note(time.Now(), []log.Field{log.String("event", "panic"),
 		log.String("message", "a panic or runtime.Goexit ended the call")})
 	sp.finish(errAborted, nil)

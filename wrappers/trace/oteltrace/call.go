@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,9 +86,17 @@ func (c *call) Attempt(ctx context.Context, a callctx.Attempt) context.Context {
 		oteltrace.WithAttributes(attrs...))
 	child := c.t.begin(ctx, c.s, c.policy, trace.Client, c.method, span)
 	child.number, child.parent = a.Number, c
+	injected := false
+	defer func() {
+		if !injected { // the propagator panicked, and nobody knows of the attempt
+			child.abort()
+		}
+	}()
 	rec := callctx.Copy(ctx)
 	child.picked, rec.Observer = rec.Call, child
-	return callctx.With(inject(ctx, c.s), rec)
+	ctx = callctx.With(inject(ctx, c.s), rec)
+	injected = true
+	return ctx
 }
 
 // Event implements [callctx.Observer].
@@ -190,6 +199,11 @@ func (c *call) guard(returned *bool, err *error) {
 		c.end(*err, c.peer.Addr)
 		return
 	}
+	c.abort()
+}
+
+// abort ends a call that a panic or runtime.Goexit ended.
+func (c *call) abort() {
 	c.span.AddEvent("panic", oteltrace.WithAttributes(attribute.String("message", "a panic or runtime.Goexit ended the call")))
 	c.end(errAborted, nil)
 }
@@ -235,8 +249,9 @@ func inject(ctx context.Context, s *settings) context.Context {
 	return metadata.NewOutgoingContext(ctx, md)
 }
 
-// carrier is a propagation.TextMapCarrier over metadata. OpenTelemetry's propagators write printable ASCII, or
-// encode what is not; values of keys that end in -bin are encoded by gRPC.
+// carrier is a propagation.TextMapCarrier over metadata. gRPC encodes the values of keys that end in -bin; others that
+// are not printable ASCII, and keys of other letters than its own, it does not send: the call fails. OpenTelemetry's
+// own propagators encode what they write; what another one does not is left out, for a call is worth more.
 type carrier metadata.MD
 
 func (c carrier) Get(key string) string {
@@ -245,14 +260,34 @@ func (c carrier) Get(key string) string {
 	}
 	return ""
 }
-func (c carrier) Set(key, value string)      { metadata.MD(c).Set(key, value) }
+
+func (c carrier) Set(key, value string) {
+	key = strings.ToLower(key)
+	if !isKey(key) || !strings.HasSuffix(key, "-bin") && strings.ContainsFunc(value, notText) {
+		delete(c, key) // what another span had there
+		return
+	}
+	c[key] = []string{value}
+}
+
 func (c carrier) Values(key string) []string { return metadata.MD(c).Get(key) }
+
 func (c carrier) Keys() (keys []string) {
 	for k := range c {
 		keys = append(keys, k)
 	}
 	return keys
 }
+
+// isKey reports whether gRPC permits key, which is in lower case, in metadata.
+func isKey(key string) bool {
+	return key != "" && !strings.ContainsFunc(key, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.", r))
+	})
+}
+
+// notText reports whether gRPC does not permit r in a value.
+func notText(r rune) bool { return r < ' ' || r > '~' }
 
 func startAttributes(method string) []attribute.KeyValue {
 	return append(make([]attribute.KeyValue, 0, 6), semconv.RPCSystemNameGRPC, semconv.RPCMethod(nameOf(method)))

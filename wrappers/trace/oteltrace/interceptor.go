@@ -46,8 +46,8 @@ func (t *Tracing) active(ctx context.Context, side trace.Side, method string, op
 	return s, p, on
 }
 
-// dial starts the span of a client's call and returns the context that the call is made with.
-func (t *Tracing) dial(ctx context.Context, s *settings, p trace.Policy, kind callctx.Kind, method string, cc *grpc.ClientConn) (context.Context, *call) {
+// dial starts the span of a client's call. The call is made with what prepare returns.
+func (t *Tracing) dial(ctx context.Context, s *settings, p trace.Policy, method string, cc *grpc.ClientConn) *call {
 	attrs := startAttributes(method)
 	service := serviceOf(cc)
 	if service != "" {
@@ -57,15 +57,20 @@ func (t *Tracing) dial(ctx context.Context, s *settings, p trace.Policy, kind ca
 		oteltrace.WithAttributes(attrs...))
 	c := t.begin(ctx, s, p, trace.Client, method, span)
 	c.server = service
-	rec := callctx.Copy(ctx)
-	if span.IsRecording() {
-		if f := filterOf(&rec, service); f != "" {
-			span.SetAttributes(attribute.String(trace.TagFilter, f))
+	return c
+}
+
+// prepare returns the context that a client's call is made with.
+func (c *call) prepare(kind callctx.Kind) (ctx context.Context) {
+	rec := callctx.Copy(c.ctx)
+	if c.span.IsRecording() {
+		if f := filterOf(&rec, c.server); f != "" {
+			c.span.SetAttributes(attribute.String(trace.TagFilter, f))
 		}
 	}
 	rec.Observer = c
-	ctx, c.picked = callctx.Begin(callctx.With(inject(ctx, s), rec), kind, nil)
-	return ctx, c
+	ctx, c.picked = callctx.Begin(callctx.With(inject(c.ctx, c.s), rec), kind, nil)
+	return ctx
 }
 
 // with returns opts and more in a slice of its own: the caller's may have room behind it that others use too.
@@ -79,16 +84,14 @@ func (t *Tracing) unaryClient(ctx context.Context, method string, req, reply any
 	if !on {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
-	ctx, c := t.dial(ctx, s, p, callctx.Unary, method, cc)
-	return c.unary(ctx, method, req, reply, cc, invoker, opts)
+	return t.dial(ctx, s, p, method, cc).unary(req, reply, cc, invoker, opts)
 }
 
-func (c *call) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn,
-	invoker grpc.UnaryInvoker, opts []grpc.CallOption) (err error) {
+func (c *call) unary(req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) (err error) {
 	returned := false
 	defer c.guard(&returned, &err)
 	c.message("request", 0, req)
-	err = invoker(ctx, method, req, reply, cc, with(opts, grpc.Peer(&c.peer))...)
+	err = invoker(c.prepare(callctx.Unary), c.method, req, reply, cc, with(opts, grpc.Peer(&c.peer))...)
 	if err == nil {
 		c.message("reply", 0, reply)
 	}
@@ -102,20 +105,23 @@ func (t *Tracing) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *g
 	if !on {
 		return streamer(ctx, desc, cc, method, opts...)
 	}
-	ctx, c := t.dial(ctx, s, p, callctx.Stream, method, cc)
-	return c.stream(ctx, desc, cc, method, streamer, opts)
+	return t.dial(ctx, s, p, method, cc).stream(desc, cc, streamer, opts)
 }
 
-func (c *call) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
-	streamer grpc.Streamer, opts []grpc.CallOption) (stream grpc.ClientStream, err error) {
+func (c *call) stream(desc *grpc.StreamDesc, cc *grpc.ClientConn, streamer grpc.Streamer,
+	opts []grpc.CallOption) (stream grpc.ClientStream, err error) {
+	cs := &clientStream{c: c, serverStreams: desc.ServerStreams}
 	returned := false
 	defer func() {
-		if !returned || err != nil { // it refused before gRPC knew of the call, or never came back
-			c.guard(&returned, &err)
+		switch {
+		case !returned:
+			c.abort()
+		case err != nil: // a wrapper refused before gRPC knew of the call, or gRPC failed and has said so
+			cs.end(err)
 		}
 	}()
-	cs := &clientStream{c: c, serverStreams: desc.ServerStreams}
-	stream, err = streamer(ctx, desc, cc, method, with(opts, grpc.Peer(&c.peer), grpc.OnFinish(cs.onFinish))...)
+	stream, err = streamer(c.prepare(callctx.Stream), desc, cc, c.method,
+		with(opts, grpc.Peer(&c.peer), grpc.OnFinish(cs.onFinish))...)
 	returned = true
 	if err != nil {
 		return nil, err
@@ -154,7 +160,7 @@ func (cs *clientStream) end(err error) {
 // SendMsg implements [grpc.ClientStream].
 func (cs *clientStream) SendMsg(m any) error {
 	if cs.c.policy.Payloads {
-		cs.c.message("sent", cs.sent.Add(1), m)
+		cs.log("sent", cs.sent.Add(1), m)
 	}
 	err := cs.ClientStream.SendMsg(m)
 	if err != nil && !errors.Is(err, io.EOF) { // io.EOF: how it ended, RecvMsg will say
@@ -169,7 +175,7 @@ func (cs *clientStream) RecvMsg(m any) error {
 	switch {
 	case err == nil:
 		if cs.c.policy.Payloads {
-			cs.c.message("received", cs.received.Add(1), m)
+			cs.log("received", cs.received.Add(1), m)
 		}
 		if !cs.serverStreams { // this was the only one
 			cs.end(nil)
@@ -180,6 +186,19 @@ func (cs *clientStream) RecvMsg(m any) error {
 		cs.end(err)
 	}
 	return err
+}
+
+// log adds a message as an event. If the user's Payload does not return, nobody may be left who would end the stream,
+// so the span ends here.
+func (cs *clientStream) log(event string, number int64, m any) {
+	logged := false
+	defer func() {
+		if !logged {
+			cs.c.abort()
+		}
+	}()
+	cs.c.message(event, number, m)
+	logged = true
 }
 
 // serve starts the span of a handler and returns the handler's context.

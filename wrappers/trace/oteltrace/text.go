@@ -1,6 +1,8 @@
 package oteltrace
 
 import (
+	"strings"
+
 	"go.opentelemetry.io/otel/attribute"
 	"google.golang.org/grpc/codes"
 
@@ -42,15 +44,16 @@ func eventAttributes(e callctx.Event) []attribute.KeyValue {
 	return attrs
 }
 
-// cut shortens s to at most n bytes and a mark, without breaking a character.
+// cut shortens s to at most n bytes and a mark, without breaking a character. What is no character is replaced: errors
+// and messages may have any bytes, and an exporter that speaks protobuf loses all spans that travel with a broken one.
 func cut(s string, n int) string {
 	if len(s) <= n {
-		return s
+		return strings.ToValidUTF8(s, "\uFFFD")
 	}
 	for n > 0 && s[n]&0xC0 == 0x80 { // the middle of a character
 		n--
 	}
-	return s[:n] + "..."
+	return strings.ToValidUTF8(s[:n], "\uFFFD") + "..."
 }
 
 var codeNames = [...]string{
