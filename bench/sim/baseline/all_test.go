@@ -1,6 +1,7 @@
 package baseline
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -229,5 +230,32 @@ func TestForgetfulOnes(t *testing.T) {
 					100*quiet, 100*churned, c.forgets)
 			}
 		})
+	}
+}
+
+func TestFiguresHaveTheirParameters(t *testing.T) {
+	w := newWorld(t).seed(1)
+	var got []string
+	for _, m := range slices.Concat(Figure8(), Figure9(), Figure10()) {
+		got = append(got, m.Name)
+		switch b := w.make(m, 0, 1, 2).(type) {
+		case *prequal:
+			cfg := b.pool.cfg
+			if want := fmt.Sprintf("prequal r=%.2g", cfg.Probes); cfg.Remove == 0.25 && m.Name != want {
+				t.Errorf("%q probes %v for each call", m.Name, cfg.Probes)
+			}
+			if want := fmt.Sprint("prequal q=", b.quantile); cfg.Remove == 1 && m.Name != want {
+				t.Errorf("%q has the quantile %v", m.Name, b.quantile)
+			}
+		case *linear:
+			if m.Name != fmt.Sprint("linear l=", b.cfg.Lambda) {
+				t.Errorf("%q has λ %v", m.Name, b.cfg.Lambda)
+			}
+		}
+	}
+	for _, name := range []string{"prequal r=4", "prequal r=1.4", "prequal r=0.5", "prequal q=0", "prequal q=1", "linear l=1"} {
+		if !slices.Contains(got, name) {
+			t.Errorf("%q is missing in %q", name, got)
+		}
 	}
 }
