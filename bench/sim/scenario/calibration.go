@@ -40,15 +40,17 @@ func (k knots) at(rank float64) float64 {
 // less than the load of the step. How many are follows from how far the median and the 90th percentile of the step
 // have moved, since the queries of the other servers still have the distribution of the work: 0.9 % at 1.03 (p99 335
 // instead of 265 ms), 4 % at 1.27 (p90 203 instead of 182), 23 % at 1.57 and 38 % at 1.74 (p50 111 and 150 instead of 80).
-var rampCores = knots{{0, 0.97}, {0.009, 1.03}, {0.02, 1.14}, {0.04, 1.27}, {0.12, 1.41}, {0.23, 1.57}, {0.38, 1.74},
-	{0.6, 2.2}, {1, 6}}
+var rampCores = knots{{0, 0.98}, {0.012, 1.12}, {0.022, 1.25}, {0.038, 1.39}, {0.12, 1.55}, {0.20, 1.74}, {0.46, 1.94},
+	{0.65, 2.1}, {1, 2.6}}
 
 // rampAntagonist is what shares the machines of Fig. 6.
 var rampAntagonist = server.Antagonist{
 	Cores: rampCores.at,
-	Parts: []server.Part{{Tau: 60 * time.Second, Share: 0.2}, {Tau: 10 * time.Second, Share: 0.1},
+	Parts: []server.Part{{Tau: 60 * time.Second, Share: 0.1}, {Tau: 10 * time.Second, Share: 0.05},
 		{Tau: time.Second, Share: 0.05}},
 }
+
+var rampThrottle = server.Throttle{After: 2 * time.Second, To: 0.85}
 
 // rulesCores and rulesSpeed are those of Fig. 7.
 var rulesCores = knots{{0, 0.5}, {0.1, 0.9}, {0.5, 1.2}, {1, 3}}

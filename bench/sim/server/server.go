@@ -43,8 +43,20 @@ type Config struct {
 	Speed float64
 	// Window is how far back the reported utilization and rates reach; 0 means 10 s.
 	Window time.Duration
+	// Throttle is what the machine does to it when it wants more than there is; zero is nothing but to share what there is.
+	Throttle Throttle
 	// ProbeCost is the processor time that answering a probe takes; 0 means 50 µs, negative none.
 	ProbeCost time.Duration
+}
+
+// Throttle is the isolation of a busy machine: a process that has wanted more than its machine can give for some time
+// is held to what it is guaranteed, or less, until it is content with that. It is what makes an overload on a crowded
+// machine so much worse than the cores that are missing.
+type Throttle struct {
+	// After is how long it may want more; 0 means for ever, and so no throttle.
+	After time.Duration
+	// To is the part of its allocation that it is then held to; 0 means 1.
+	To float64
 }
 
 // Status is how a request ended.
@@ -96,10 +108,13 @@ type Server struct {
 	sim *engine.Sim
 	cfg Config
 
-	cores  float64 // what it could use now, guaranteed or not
-	health float64 // of SetSpeed
-	shared float64 // what neighbours leave of a core's speed
-	speed  float64 // the product of both and of the Config's
+	shares float64      // the cores that it could use now, guaranteed or not
+	cores  float64      // the same, or less under a throttle
+	over   engine.Timer // wants more since Throttle.After before this
+	held   bool         // by the throttle
+	health float64      // of SetSpeed
+	shared float64      // what neighbours leave of a core's speed
+	speed  float64      // the product of both and of the Config's
 	faults Faults
 	down   bool
 	hung   bool
@@ -141,6 +156,9 @@ func New(sim *engine.Sim, cfg Config) *Server {
 	if cfg.Window == 0 {
 		cfg.Window = 10 * time.Second
 	}
+	if cfg.Throttle.To == 0 {
+		cfg.Throttle.To = 1
+	}
 	switch {
 	case cfg.ProbeCost == 0:
 		cfg.ProbeCost = 50 * time.Microsecond
@@ -150,7 +168,7 @@ func New(sim *engine.Sim, cfg Config) *Server {
 	if !(cfg.Cores > 0) || !(cfg.Speed > 0) || cfg.Workers < 0 || cfg.Queue < 0 || cfg.Window < 0 {
 		panic(fmt.Sprintf("server: %+v: a negative number, or a speed or number of cores that is none", cfg))
 	}
-	s := &Server{sim: sim, cfg: cfg, cores: cfg.Cores, health: 1, shared: 1, last: sim.Now()}
+	s := &Server{sim: sim, cfg: cfg, shares: cfg.Cores, cores: cfg.Cores, health: 1, shared: 1, last: sim.Now()}
 	s.speed = cfg.Speed
 	s.window.init(int64(cfg.Window), sim.Now())
 	return s
@@ -160,12 +178,16 @@ func New(sim *engine.Sim, cfg Config) *Server {
 const (
 	complete uint8 = iota
 	resume
+	throttle
 )
 
 // Handle implements [engine.Handler].
 func (s *Server) Handle(kind uint8, _ uint64) {
 	s.advance()
-	if kind == complete {
+	switch kind {
+	case throttle:
+		s.held = true
+	case complete:
 		// The event is at most a nanosecond late, and never early but for rounding.
 		s.attained = max(s.attained, s.running[0].target)
 		for len(s.running) > 0 && s.running[0].target <= s.attained {
@@ -285,6 +307,7 @@ func (s *Server) settle() {
 		s.serve(r)
 	}
 	n := float64(len(s.running))
+	s.limit(n)
 	switch {
 	case s.hung || s.down || s.paused > s.sim.Now():
 		s.rate = 0
@@ -306,6 +329,25 @@ func (s *Server) settle() {
 	}
 }
 
+// limit works out how many cores there are for n requests, with the throttle.
+func (s *Server) limit(n float64) {
+	s.cores = s.shares
+	if s.cfg.Throttle.After == 0 {
+		return
+	}
+	if least := min(s.shares, s.cfg.Throttle.To*s.cfg.Cores); s.held && n > least {
+		s.cores = least
+		return
+	}
+	s.held = false
+	switch pending := s.sim.Pends(s.over); {
+	case n <= s.shares:
+		s.sim.Stop(s.over)
+	case !pending:
+		s.over = s.sim.At(s.last+int64(s.cfg.Throttle.After), s, throttle, 0)
+	}
+}
+
 // change applies a change of what the machine can do.
 func (s *Server) change(f func()) {
 	s.advance()
@@ -316,13 +358,13 @@ func (s *Server) change(f func()) {
 // SetSpeed makes a core so many times as fast as the Config says, from now on.
 func (s *Server) SetSpeed(times float64) {
 	s.health = max(times, 1e-6)
-	s.SetShare(s.cores, s.shared)
+	s.SetShare(s.shares, s.shared)
 }
 
 // SetShare says how many cores it can use from now on, and how much of their speed neighbours leave it.
 func (s *Server) SetShare(cores, speed float64) {
 	s.advance()
-	s.cores, s.shared = max(cores, 1e-6), max(speed, 1e-6)
+	s.shares, s.shared = max(cores, 1e-6), max(speed, 1e-6)
 	s.speed = s.cfg.Speed * s.health * s.shared
 	s.settle()
 }

@@ -1,0 +1,249 @@
+// Package report shows the results of simulations: a markdown table to read, a chart to see.
+//
+// Numbers are means over the seeds. The last column of a table compares the 99th percentile with that of one policy,
+// seed by seed: both met the same calls on the same machines, so most of what differs between seeds cancels. It is the
+// mean of the differences in percent and its 95 % interval, and bold if the interval excludes 0; if it does not, nothing
+// is said about which of the two is better.
+//
+// A scenario of a few steps has a table for each, one of many steps a table for each figure, with a column for each
+// step. [Markdown] and [Chart] choose; both depend on nothing but their arguments, so the same results give the same text.
+package report
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/evenkeel/evenkeel/bench/sim/metrics"
+	"github.com/evenkeel/evenkeel/bench/sim/scenario"
+)
+
+// many steps are a ramp or a sweep.
+const many = 5
+
+// policy is the results of one policy, in the order of the seeds.
+type policy struct {
+	name    string
+	results []*scenario.Result
+}
+
+// byPolicy keeps the order in which policies first appear.
+func byPolicy(results []*scenario.Result) []policy {
+	var out []policy
+	at := make(map[string]int)
+	for _, r := range results {
+		i, ok := at[r.Policy]
+		if !ok {
+			i = len(out)
+			at[r.Policy] = i
+			out = append(out, policy{name: r.Policy})
+		}
+		out[i].results = append(out[i].results, r)
+	}
+	return out
+}
+
+// figure is one number of a step.
+type figure struct {
+	name string
+	of   func(*scenario.StepResult) float64
+	text func(float64) string
+}
+
+func quantile(q float64) func(*scenario.StepResult) float64 {
+	return func(r *scenario.StepResult) float64 { return float64(r.Latency.Quantile(q)) / 1e6 }
+}
+
+func ms(v float64) string {
+	if v < 10 {
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func percent(v float64) string {
+	switch {
+	case v == 0:
+		return "0"
+	case v < 0.0001:
+		return fmt.Sprintf("%.4f %%", 100*v)
+	}
+	return fmt.Sprintf("%.2f %%", 100*v)
+}
+
+func number(format string) func(float64) string {
+	return func(v float64) string { return fmt.Sprintf(format, v) }
+}
+
+func each(n, of uint64) float64 {
+	if of == 0 {
+		return 0
+	}
+	return float64(n) / float64(of)
+}
+
+var (
+	p50    = figure{"p50", quantile(0.5), ms}
+	p90    = figure{"p90", quantile(0.9), ms}
+	p99    = figure{"p99", quantile(0.99), ms}
+	p999   = figure{"p99.9", quantile(0.999), ms}
+	failed = figure{"errors", (*scenario.StepResult).Errors, percent}
+	rif    = figure{"RIF p99", func(r *scenario.StepResult) float64 { return float64(r.RIF.Quantile(0.99)) }, number("%.0f")}
+	probes = figure{"probes a call", func(r *scenario.StepResult) float64 { return each(r.Probes, r.Calls()) }, number("%.2f")}
+	tries  = figure{"attempts a call", func(r *scenario.StepResult) float64 { return each(r.Attempts, r.Calls()) }, number("%.3f")}
+	jain   = figure{"Jain", func(r *scenario.StepResult) float64 { return r.Jain }, number("%.3f")}
+	clean  = figure{"last error after", func(r *scenario.StepResult) float64 { return r.Clean().Seconds() }, number("%.1f s")}
+)
+
+// values are a figure's, one for each seed.
+func (p policy) values(step int, f figure) []float64 {
+	out := make([]float64, len(p.results))
+	for i, r := range p.results {
+		out[i] = f.of(&r.Steps[step])
+	}
+	return out
+}
+
+func (p policy) cell(step int, f figure) string { return f.text(metrics.Mean(p.values(step, f))) }
+
+// against compares a policy with another by a figure.
+func (p policy) against(o policy, step int, f figure) string {
+	if p.name == o.name {
+		return "."
+	}
+	a, b := p.values(step, f), o.values(step, f)
+	var differences []float64
+	for i := range min(len(a), len(b)) {
+		if p.results[i].Seed == o.results[i].Seed && b[i] > 0 {
+			differences = append(differences, 100*(a[i]/b[i]-1))
+		}
+	}
+	if len(differences) == 0 {
+		return "?"
+	}
+	text := fmt.Sprintf("%+.1f %%", metrics.Mean(differences))
+	low, high := metrics.Interval(differences)
+	if math.IsInf(low, 0) {
+		return text
+	}
+	if low > 0 || high < 0 {
+		text = "**" + text + "**"
+	}
+	return fmt.Sprintf("%s [%+.1f, %+.1f]", text, low, high)
+}
+
+// Markdown writes the tables of one scenario. against is the policy that the others are compared with; without results
+// of it there is no such column. Results with other scenarios' steps are a programmer's error.
+func Markdown(w io.Writer, s scenario.Scenario, results []*scenario.Result, against string) error {
+	b := &strings.Builder{}
+	policies := byPolicy(results)
+	fmt.Fprintf(b, "### %s: %s\n\n%s\n\n", s.Name, s.Title, s.Question)
+	if len(policies) == 0 {
+		fmt.Fprintf(b, "No results.\n")
+	} else {
+		fmt.Fprintf(b, "%d servers, %d clients, deadline %v, %s. Latencies in ms.\n",
+			servers(s), s.Clients, deadline(s), count(len(policies[0].results), "seed"))
+		if len(s.Steps) >= many {
+			matrices(b, s, policies)
+		} else {
+			tables(b, s, policies, against)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func servers(s scenario.Scenario) int {
+	n := 0
+	for _, g := range s.Servers {
+		n += g.Count
+	}
+	return n
+}
+
+func deadline(s scenario.Scenario) time.Duration {
+	if s.Deadline == 0 {
+		return 5 * time.Second
+	}
+	return s.Deadline
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// tables are one for each step.
+func tables(b *strings.Builder, s scenario.Scenario, policies []policy, against string) {
+	var reference *policy
+	for i := range policies {
+		if policies[i].name == against {
+			reference = &policies[i]
+		}
+	}
+	for step := range s.Steps {
+		figures := []figure{p50, p90, p99, p999, failed, rif, probes, jain}
+		if s.Attempts > 1 {
+			figures = append(figures, tries)
+		}
+		if len(s.Steps[step].Events) > 0 {
+			figures = append(figures, clean)
+		}
+		figures = append(figures, shares(s)...)
+		fmt.Fprintf(b, "\n**%s**\n\n| policy |", s.Steps[step].Name)
+		for _, f := range figures {
+			fmt.Fprintf(b, " %s |", f.name)
+		}
+		if reference != nil {
+			fmt.Fprintf(b, " p99 against %s |", against)
+		}
+		columns := len(figures)
+		if reference != nil {
+			columns++
+		}
+		fmt.Fprintf(b, "\n|---|%s\n", strings.Repeat("---:|", columns))
+		for _, p := range policies {
+			fmt.Fprintf(b, "| %s |", p.name)
+			for _, f := range figures {
+				fmt.Fprintf(b, " %s |", p.cell(step, f))
+			}
+			if reference != nil {
+				fmt.Fprintf(b, " %s |", p.against(*reference, step, p99))
+			}
+			b.WriteByte('\n')
+		}
+	}
+}
+
+// shares are of what the groups get, if there are several.
+func shares(s scenario.Scenario) []figure {
+	var out []figure
+	for i, g := range s.Servers {
+		if len(s.Servers) > 1 {
+			out = append(out, figure{"to " + g.Name, func(r *scenario.StepResult) float64 { return r.Shares[i] }, percent})
+		}
+	}
+	return out
+}
+
+// matrices are one for each figure, with a column for each step.
+func matrices(b *strings.Builder, s scenario.Scenario, policies []policy) {
+	for _, f := range []figure{p50, p90, p99, p999, failed} {
+		fmt.Fprintf(b, "\n**%s**\n\n| policy |", f.name)
+		for _, st := range s.Steps {
+			fmt.Fprintf(b, " %s |", st.Name)
+		}
+		fmt.Fprintf(b, "\n|---|%s\n", strings.Repeat("---:|", len(s.Steps)))
+		for _, p := range policies {
+			fmt.Fprintf(b, "| %s |", p.name)
+			for step := range s.Steps {
+				fmt.Fprintf(b, " %s |", p.cell(step, f))
+			}
+			b.WriteByte('\n')
+		}
+	}
+}
