@@ -1,14 +1,29 @@
-// Sim runs balancing policies on simulated servers and prints how they compare.
+// Sim runs balancing policies on simulated servers and shows how they compare: a markdown table and a chart for each
+// scenario.
 //
+//	go run ./bench/sim -list
 //	go run ./bench/sim -scenario S2 -policies random,round_robin,omniscient -seeds 5 -size 0.2
+//	go run ./bench/sim -scenario S1,S2 -policies all -seeds 20 -out bench/sim/results
+//	go run ./bench/sim -scenario all -seeds 5 -out bench/sim/results -readme bench/sim/README.md
+//
+// -size scales servers and clients, -length how long each step is measured; -steps picks steps by name. Loads are parts
+// of what the servers can do, so a small fleet is loaded like a large one. It is not the same fleet: with few servers,
+// chance matters more, and so do a policy's habits with few.
+//
+// Without -out the tables go to standard output. With it they go to files, SCENARIO.md and SCENARIO.svg; with -readme
+// the tables also replace what stands between the lines "<!-- begin SCENARIO -->" and "<!-- end SCENARIO -->" of a file.
+// Progress goes to standard error. The same flags give the same bytes, on the same kind of processor.
 package main
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,64 +32,169 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // our policy logs each ejection, of thousands
+	if err := run(os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "sim:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string) error {
+// options are the flags.
+type options struct {
+	scenarios, policies, steps []string
+	seeds, parallel            int
+	size, length               float64
+	against, out, readme       string
+	list                       bool
+}
+
+func parse(args []string, errOut io.Writer) (options, error) {
+	o := options{}
 	fs := flag.NewFlagSet("sim", flag.ContinueOnError)
-	name := fs.String("scenario", "S2", "")
-	names := fs.String("policies", "random,round_robin,omniscient", "")
-	seeds := fs.Int("seeds", 1, "")
-	size := fs.Float64("size", 1, "")
-	length := fs.Float64("length", 1, "")
+	fs.SetOutput(errOut)
+	scenarios := fs.String("scenario", "S2", "`names` of scenarios, separated by commas, or all")
+	policies := fs.String("policies", "", "`names` of policies, or all; empty means those that the scenario is about")
+	steps := fs.String("steps", "", "`names` of the steps to run; empty means all")
+	fs.IntVar(&o.seeds, "seeds", 5, "how `many` seeds, from 1 on")
+	fs.IntVar(&o.parallel, "parallel", runtime.GOMAXPROCS(0), "how `many` simulations run side by side")
+	fs.Float64Var(&o.size, "size", 1, "`times` the servers and clients of the scenario")
+	fs.Float64Var(&o.length, "length", 1, "`times` the measured time of each step")
+	fs.StringVar(&o.against, "against", "prequal", "the `policy` that the others are compared with")
+	fs.StringVar(&o.out, "out", "", "a `directory` for the tables and charts")
+	fs.StringVar(&o.readme, "readme", "", "a `file` whose marked sections get the tables")
+	fs.BoolVar(&o.list, "list", false, "list scenarios and policies, and do nothing")
 	if err := fs.Parse(args); err != nil {
-		return err
+		return o, err
 	}
-	var jobs []scenario.Job
-	for _, s := range scenario.Catalogue() {
-		if s.Name != *name {
-			continue
-		}
-		s = s.Scaled(*size).Stretched(*length)
-		for _, p := range strings.Split(*names, ",") {
-			m, ok := find(p)
-			if !ok {
-				return fmt.Errorf("no policy %q", p)
-			}
-			for seed := range *seeds {
-				jobs = append(jobs, scenario.Job{Scenario: s, Policy: m, Seed: uint64(seed + 1)})
-			}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("%q is not a flag", fs.Arg(0))
+	}
+	for name, v := range map[string]float64{"seeds": float64(o.seeds), "parallel": float64(o.parallel), "size": o.size,
+		"length": o.length} {
+		if !(v > 0) {
+			return o, fmt.Errorf("-%s = %v, want more than 0", name, v)
 		}
 	}
-	began := time.Now()
-	results, err := scenario.All(jobs, runtime.GOMAXPROCS(0), nil)
+	o.scenarios, o.policies, o.steps = split(*scenarios), split(*policies), split(*steps)
+	return o, nil
+}
+
+func split(s string) []string {
+	var out []string
+	for _, name := range strings.Split(s, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func run(args []string, out, errOut io.Writer) error {
+	o, err := parse(args, errOut)
 	if err != nil {
 		return err
 	}
-	var events uint64
-	for _, r := range results {
-		events += r.Events
-		for i := range r.Steps {
-			st := &r.Steps[i]
-			q := func(p float64) float64 { return float64(st.Latency.Quantile(p)) / 1e6 }
-			fmt.Printf("%s %-14s %d %-6s n=%7d p50 %6.0f p90 %6.0f p99 %6.0f p99.9 %6.0f err %.3f%% probes %.2f rif99 %d jain %.3f %x\n",
-				r.Scenario, r.Policy, r.Seed, st.Name, st.Calls(), q(.5), q(.9), q(.99), q(.999), st.Errors()*100,
-				float64(st.Probes)/float64(st.Attempts), st.RIF.Quantile(.99), st.Jain, r.Hash)
+	if o.list {
+		return list(out)
+	}
+	scenarios, err := pick("scenario", o.scenarios, scenario.Catalogue(), func(s scenario.Scenario) string { return s.Name })
+	if err != nil {
+		return err
+	}
+	var all []plan
+	for _, s := range scenarios {
+		p, err := newPlan(s, o)
+		if err != nil {
+			return err
+		}
+		all = append(all, p)
+	}
+	progress := newProgress(errOut, all)
+	for _, p := range all {
+		results, err := scenario.All(p.jobs, o.parallel, progress.done)
+		if err != nil {
+			return err
+		}
+		if err := p.write(results, o, out); err != nil {
+			return err
 		}
 	}
-	d := time.Since(began)
-	fmt.Printf("%d events in %v: %.2f M/s\n", events, d, float64(events)/d.Seconds()/1e6)
+	progress.end()
 	return nil
 }
 
-func find(name string) (lb.Maker, bool) {
-	for _, m := range policies() {
-		if m.Name == name {
-			return m, true
-		}
+// pick finds values by their names; "all" is all of them.
+func pick[T any](what string, names []string, known []T, name func(T) string) ([]T, error) {
+	if slices.Equal(names, []string{"all"}) {
+		return known, nil
 	}
-	return lb.Maker{}, false
+	var out []T
+	for _, n := range names {
+		i := slices.IndexFunc(known, func(k T) bool { return name(k) == n })
+		if i < 0 {
+			var all []string
+			for _, k := range known {
+				all = append(all, name(k))
+			}
+			return nil, fmt.Errorf("%s %q is not known; known are: %s", what, n, strings.Join(all, ", "))
+		}
+		out = append(out, known[i])
+	}
+	return out, nil
+}
+
+func policyName(m lb.Maker) string { return m.Name }
+
+func list(out io.Writer) error {
+	b := &strings.Builder{}
+	b.WriteString("scenarios:\n")
+	for _, s := range scenario.Catalogue() {
+		var steps []string
+		for _, st := range s.Steps {
+			steps = append(steps, st.Name)
+		}
+		fmt.Fprintf(b, "  %-4s %s. %s\n       steps: %s\n", s.Name, s.Title, s.Question, strings.Join(steps, ", "))
+	}
+	b.WriteString("policies:\n")
+	for _, m := range policies() {
+		fmt.Fprintf(b, "  %s\n", m.Name)
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// progress tells how far it is, every few seconds.
+type progress struct {
+	out          io.Writer
+	total, count int
+	events       uint64
+	began, said  time.Time
+}
+
+func newProgress(out io.Writer, plans []plan) *progress {
+	p := &progress{out: out, began: time.Now(), said: time.Now()}
+	for _, pl := range plans {
+		p.total += len(pl.jobs)
+	}
+	return p
+}
+
+// done is called after each simulation, by one goroutine at a time.
+func (p *progress) done(_ int, r *scenario.Result) {
+	p.count++
+	p.events += r.Events
+	if time.Since(p.said) < 3*time.Second {
+		return
+	}
+	p.said = time.Now()
+	spent := time.Since(p.began)
+	left := spent * time.Duration(p.total-p.count) / time.Duration(p.count)
+	fmt.Fprintf(p.out, "%d of %d simulations, %v, about %v left (%s %s seed %d)\n", p.count, p.total,
+		spent.Round(time.Second), left.Round(time.Second), r.Scenario, r.Policy, r.Seed)
+}
+
+func (p *progress) end() {
+	spent := time.Since(p.began)
+	fmt.Fprintf(p.out, "%d simulations, %d million events, %v: %.1f million events a second\n", p.count, p.events/1e6,
+		spent.Round(100*time.Millisecond), float64(p.events)/1e6/spent.Seconds())
 }

@@ -79,6 +79,8 @@ type Client struct {
 	servers  Servers
 	recorder Recorder
 	balancer lb.Balancer
+	shown    []lb.Server  // by the registry
+	lost     map[int]bool // of those, the ones without a connection; never iterated over
 
 	rate     float64 // calls in a nanosecond
 	arrivals *rand.Rand
@@ -97,16 +99,56 @@ func New(sim *engine.Sim, cfg Config, id int, zone string, seed uint64, servers 
 		cfg.Deadline = 5 * time.Second
 	}
 	cfg.Attempts = max(cfg.Attempts, 1)
-	return &Client{sim: sim, cfg: cfg, id: id, zone: zone, servers: servers, recorder: rec,
+	return &Client{sim: sim, cfg: cfg, id: id, zone: zone, servers: servers, recorder: rec, lost: make(map[int]bool),
 		arrivals: engine.NewStream(seed, "arrivals", id), work: engine.NewStream(seed, "work", id),
 		salt: engine.NewStream(seed, "probes", id).Uint64()}
 }
 
-// Use gives it its balancer.
-func (c *Client) Use(b lb.Balancer) { c.balancer = b }
+// Use gives it its balancer, which was made with these servers.
+func (c *Client) Use(b lb.Balancer, shown []lb.Server) { c.balancer, c.shown = b, shown }
 
-// Balancer is the one that it uses.
-func (c *Client) Balancer() lb.Balancer { return c.balancer }
+// Show tells it of a new set of servers.
+func (c *Client) Show(servers []lb.Server) {
+	c.shown = servers
+	c.update()
+}
+
+// Lost tells it that its connection to a server broke, since the process is gone.
+func (c *Client) Lost(server int) {
+	if b, ok := c.balancer.(lb.Connections); ok {
+		b.Lost(server)
+		return
+	}
+	c.lost[server] = true
+	c.update()
+}
+
+// Ready tells it that a server that was lost is back.
+func (c *Client) Ready(server int) {
+	if b, ok := c.balancer.(lb.Connections); ok {
+		b.Ready(server)
+		return
+	}
+	delete(c.lost, server)
+	c.update()
+}
+
+func (c *Client) update() {
+	if len(c.lost) == 0 {
+		c.balancer.Update(c.shown)
+		return
+	}
+	var connected []lb.Server
+	for _, s := range c.shown {
+		if !c.lost[s.Index] {
+			connected = append(connected, s)
+		}
+	}
+	c.balancer.Update(connected)
+}
+
+// Zone is where it is.
+func (c *Client) Zone() string { return c.zone }
 
 // Open is how many calls have arrived and not ended.
 func (c *Client) Open() int { return c.open }

@@ -100,6 +100,16 @@ type Balancer interface {
 	Update(servers []Server)
 }
 
+// Connections is a Balancer that deals with the loss of connections itself, as this library's policy does. For any
+// other the client does it: a server whose process is gone is left out of what Update shows until it is back, as gRPC
+// leaves connections that are not ready out of a picker.
+type Connections interface {
+	// Lost tells that the connection to a server broke, and that its process is gone.
+	Lost(server int)
+	// Ready tells that the server can be connected to again.
+	Ready(server int)
+}
+
 // Maker is one way to balance.
 type Maker struct {
 	// Name is what tables and the command line call it.

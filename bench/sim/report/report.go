@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -232,7 +233,11 @@ func shares(s scenario.Scenario) []figure {
 
 // matrices are one for each figure, with a column for each step.
 func matrices(b *strings.Builder, s scenario.Scenario, policies []policy) {
-	for _, f := range []figure{p50, p90, p99, p999, failed} {
+	figures := []figure{p50, p90, p99, p999, failed}
+	if slices.ContainsFunc(s.Steps, func(st scenario.Step) bool { return len(st.Events) > 0 }) {
+		figures = append(figures, clean)
+	}
+	for _, f := range figures {
 		fmt.Fprintf(b, "\n**%s**\n\n| policy |", f.name)
 		for _, st := range s.Steps {
 			fmt.Fprintf(b, " %s |", st.Name)

@@ -55,6 +55,18 @@ var rampThrottle = server.Throttle{After: 2 * time.Second, To: 0.85}
 // rulesCores and rulesSpeed are those of Fig. 7.
 var rulesCores = knots{{0, 0.5}, {0.1, 0.9}, {0.5, 1.2}, {1, 3}}
 
+// fasterWork is that of Fig. 9, where p50 is 31 to 34.5 ms with half of the servers at twice the work.
+var fasterWork = ClampedNormal(30 * time.Millisecond)
+
+// mildAntagonist leaves all servers somewhat more than their allocation.
+var mildAntagonist = server.Antagonist{
+	Cores: knots{{0, 1}, {1, 1.5}}.at,
+	Parts: rampAntagonist.Parts,
+}
+
+// rulesThrottle: there is none.
+var rulesThrottle server.Throttle
+
 var rulesAntagonist = server.Antagonist{
 	Cores: rulesCores.at,
 	Speed: func(rank float64) float64 { return math.Min(1, 0.7+0.5*rank) },

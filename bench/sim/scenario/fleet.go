@@ -96,7 +96,29 @@ func (f *Fleet) publish() {
 	}
 	for i, c := range f.clients {
 		set := f.shown
-		f.Sim.After(int64(delay)+int64(i)*int64(delay)/int64(len(f.clients)), func() { c.Balancer().Update(set) })
+		f.Sim.After(int64(delay)+int64(i)*int64(delay)/int64(len(f.clients)), func() { c.Show(set) })
+	}
+}
+
+// Crash ends a server's process. Clients lose their connections to it a moment later; the registry goes on showing it.
+func (f *Fleet) Crash(m *Member) {
+	m.Crash()
+	f.tell(m, 0, func(c *client.Client) { c.Lost(m.Index) })
+}
+
+// Restart ends a server's crash or hang. Clients can connect again after a second.
+func (f *Fleet) Restart(m *Member) {
+	if m.Down() {
+		f.tell(m, time.Second, func(c *client.Client) { c.Ready(m.Index) })
+	}
+	m.Restart()
+}
+
+// tell has clients notice something of a server.
+func (f *Fleet) tell(m *Member, after time.Duration, what func(*client.Client)) {
+	for i, c := range f.clients {
+		way := f.scenario.Network.Delay(m.Instance.Zone, c.Zone(), engine.Mix(f.seed^uint64(m.Index)<<32^uint64(i)))
+		f.Sim.After(int64(after)+way, func() { what(c) })
 	}
 }
 
@@ -119,13 +141,13 @@ func on(part float64, do func(f *Fleet, m *Member)) Action {
 }
 
 // Crash ends the processes of a part of the fleet; the registry goes on showing them.
-func Crash(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Crash() }) }
+func Crash(part float64) Action { return on(part, (*Fleet).Crash) }
 
 // Hang has a part of the fleet take calls and answer nothing.
 func Hang(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Hang(true) }) }
 
 // Restart ends Crash and Hang of the same part.
-func Restart(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Server.Restart() }) }
+func Restart(part float64) Action { return on(part, (*Fleet).Restart) }
 
 // Speed makes a part of the fleet so many times as fast as it was.
 func Speed(part, times float64) Action {
@@ -149,27 +171,26 @@ func Pauses(part float64, period, length time.Duration) Action {
 	})
 }
 
-// Replace takes the oldest server away and adds a cold one of its group, again and again, period after period. A
-// server that leaves is deregistered at once and stops after the grace, when clients have had time to hear of it. The
-// new one is cold: it begins at the speed cold and reaches full speed after warm.
-func Replace(period, grace time.Duration, cold float64, warm time.Duration) Action {
+// Replace takes the oldest server away and adds a cold one of its group, times over, one in each period. A server that
+// leaves is deregistered at once and stops after the grace, when clients have had time to hear of it. The new one is
+// cold: it begins at the speed cold and reaches full speed after warm.
+func Replace(period, grace time.Duration, cold float64, warm time.Duration, times int) Action {
 	return func(f *Fleet) {
-		var again func()
-		again = func() {
-			old := f.Members()[0]
-			f.Remove(old)
-			f.Sim.After(int64(grace), old.Crash)
-			Warm(f, f.Add(old.Group.Name), cold, warm)
-			f.Sim.After(int64(period), again)
+		for i := range times {
+			f.Sim.After(int64(i)*int64(period), func() {
+				old := f.Members()[0]
+				f.Remove(old)
+				f.Sim.After(int64(grace), func() { f.Crash(old) })
+				Warm(f, f.Add(old.Group.Name), cold, warm)
+			})
 		}
-		again()
 	}
 }
 
-// Grow adds n cold servers of a group at once.
-func Grow(group string, n int, cold float64, warm time.Duration) Action {
+// Grow adds cold servers to a group, so many for each that it began with.
+func Grow(group string, each int, cold float64, warm time.Duration) Action {
 	return func(f *Fleet) {
-		for range n {
+		for range each * f.group(group).Count {
 			Warm(f, f.Add(group), cold, warm)
 		}
 	}

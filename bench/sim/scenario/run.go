@@ -138,7 +138,7 @@ func (r *run) addClients(m lb.Maker, seed uint64) error {
 		if err != nil {
 			return fmt.Errorf("scenario %q: policy %q: %w", s.Name, m.Name, err)
 		}
-		c.Use(b)
+		c.Use(b, r.fleet.shown)
 		r.clients = append(r.clients, c)
 	}
 	r.fleet.clients = r.clients
@@ -215,9 +215,11 @@ func (r *run) sample(i int) {
 func (r *run) close(i int) {
 	p, res := &r.phases[i], &r.result.Steps[i]
 	var use []float64
-	for k, before := range p.used {
-		m := r.fleet.members[k]
-		use = append(use, (m.Used()-before)/m.Guaranteed())
+	for _, s := range r.fleet.shown {
+		if s.Index < len(p.used) {
+			m := r.fleet.members[s.Index]
+			use = append(use, (m.Used()-p.used[s.Index])/m.Guaranteed())
+		}
 	}
 	res.Jain, res.CoV = metrics.Jain(use), metrics.CoV(use)
 }

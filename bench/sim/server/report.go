@@ -7,7 +7,7 @@ const (
 	buckets  = exactRIF + 4*12
 	kept     = 16 // latest samples of a bucket
 	near     = 2  // buckets either side that count as "about this RIF"
-	enough   = 12  // samples make a median
+	enough   = 12 // samples make a median
 )
 
 // ages are how old a sample may be. Older ones are asked only if there are not enough younger ones.
