@@ -108,8 +108,8 @@ func (e *Endpoint) observe(step func(health) health) health {
 
 // uneventful reports whether the end of a call that was not measured and not watched changes nothing but the number of
 // calls under way: it succeeded, like the last 20. It is the common case, worth 10 ns of a pick's 45.
-func (e *Endpoint) uneventful(info *gbalancer.DoneInfo) bool {
-	return info.Err == nil && (info.BytesSent || info.BytesReceived) && e.health() == perfect
+func (e *Endpoint) uneventful(err error, sent bool) bool {
+	return err == nil && sent && e.health() == perfect
 }
 
 // claim makes the caller the one probing call, and returns its number; 0 if another is under way.

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/evenkeel/evenkeel/balancer/load"
 	"github.com/evenkeel/evenkeel/filters"
 	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/outcome"
 )
 
 // TestTriedIsAvoided: a retry gets another endpoint as long as there is one, whatever the strategy says.
@@ -444,3 +446,40 @@ func TestMethodsAreBounded(t *testing.T) {
 		t.Errorf("%d methods are remembered after %d others, want the 3 asked for last", n, maxMethods)
 	}
 }
+
+// TestAmpleTime holds ampleTime and the default classifier together: with so much time left it judges every end as if
+// there was no deadline, with less it does not.
+func TestAmpleTime(t *testing.T) {
+	late := fails(codes.DeadlineExceeded)
+	if outcome.Default("", late, ampleTime-1) == outcome.Default("", late, outcome.NoDeadline) {
+		t.Errorf("a deadline %v away is judged like none, want a difference", ampleTime-1)
+	}
+	for c := range codes.Code(17) {
+		for _, left := range []time.Duration{ampleTime, ampleTime + 1, time.Second, time.Hour} {
+			if got, want := outcome.Default("", fails(c), left), outcome.Default("", fails(c), outcome.NoDeadline); got != want {
+				t.Errorf("%v with %v left is %v, want %v as without a deadline", c, left, got, want)
+			}
+		}
+	}
+}
+
+// TestAnswersOutOfRange are taken modulo the number of members, the first answer too.
+func TestAnswersOutOfRange(t *testing.T) {
+	r := newRig(t, Config{}, fleet(3))
+	set := r.p.byConfig.set
+	for _, answer := range []int{0, 2, 3, 5, 1000, -1, math.MinInt} {
+		set.chooser = stubborn(answer)
+		want := set.members[uint(answer)%3].id.ID
+		if got := r.call(ask{}); got != want {
+			t.Errorf("answer %d of 3: %s was picked, want %s", answer, got, want)
+		}
+		if got := r.call(ask{ctx: r.deadline(time.Millisecond)}); got != want {
+			t.Errorf("answer %d of 3, with a deadline: %s was picked, want %s", answer, got, want)
+		}
+	}
+}
+
+// stubborn always gives the same answer.
+type stubborn int
+
+func (s stubborn) Choose(Call) int { return int(s) }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/evenkeel/evenkeel/filters"
 	"github.com/evenkeel/evenkeel/internal/callctx"
-	"github.com/evenkeel/evenkeel/outcome"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -108,11 +107,11 @@ func (p *policy) enlist(c *child, in *registry.Instance) {
 	e.set(in)
 	e.conn.Store(c.conn)
 	e.done = func(info gbalancer.DoneInfo) {
-		if e.uneventful(&info) {
+		if e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 			e.ended.Add(1)
 			return
 		}
-		p.finish(ending{e: e, remaining: outcome.NoDeadline}, info)
+		e.finishPlain(info)
 	}
 	c.e = e
 }
