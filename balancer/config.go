@@ -77,6 +77,7 @@ type settings struct {
 	serviceconfig.LoadBalancingConfig
 	strategy Strategy
 	measurer Measurer // the strategy, if it is one
+	keyFrom  string   // the outgoing metadata that is the key of calls without one; mostly empty
 	source   string   // the JSON it was parsed from
 	filter   filters.Filter
 	require  filters.Filter
@@ -122,6 +123,9 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
 	s.measurer, _ = s.strategy.(Measurer)
+	if k, ok := s.strategy.(keyed); ok {
+		s.keyFrom = k.metadataKey()
+	}
 	s.plain = s.measurer == nil && raw.Blacklist.Classifier == ""
 	return s, nil
 }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -30,6 +31,10 @@ func TestParseConfig(t *testing.T) {
 		{`{"strategy":{"least_request":{"choices":10}}}`, LeastRequest{Choices: 10}},
 		{`{"strategy":{"peak_ewma":{"choices":3,"decay":"1m","penalty":"500ms"}}}`,
 			PeakEWMA{Choices: 3, Decay: time.Minute, Penalty: 500 * time.Millisecond}},
+		{`{"strategy":{"hash":{}}}`, Hash{}},
+		{`{"strategy":{"hash":{"metadata":"x-user-id","maxLoad":1.5,"tableSize":1000003}}}`,
+			Hash{Metadata: "x-user-id", MaxLoad: 1.5, TableSize: 1000003}},
+		{`{"strategy":{"hash":{"unbounded":true,"maxLoad":0}}}`, Hash{Unbounded: true}},
 		{`{"blacklist":{}}`, RoundRobin{}},
 		{`{"blacklist":null}`, RoundRobin{}},
 		{`{"filter":"","require":""}`, RoundRobin{}},
@@ -69,7 +74,7 @@ func TestConfigErrors(t *testing.T) {
 		{`{"strategy":{}}`, `evenkeel: strategy = {}, want an object with one entry`},
 		{`{"strategy":{"random":{},"weighted":{}}}`, `evenkeel: strategy = {"random":{},"weighted":{}}, want an object with one entry`},
 		{`{"strategy":{"fastest":{}}}`,
-			`evenkeel: strategy = "fastest", want one of ["forgiving" "least_request" "peak_ewma" "random" "round_robin" `},
+			`evenkeel: strategy = "fastest", want one of ["forgiving" "hash" "least_request" "peak_ewma" "random" "round_robin" `},
 		{`{"strategy":{"random":{"choices":2}}}`, `evenkeel: strategy random: unknown field "choices", want none`},
 		{`{"strategy":{"random":[]}}`, `evenkeel: strategy random: config = a JSON array, want an object`},
 		{`{"strategy":{"least_request":{"choices":1}}}`, `evenkeel: strategy least_request: choices = 1, want 2 to 10`},
@@ -83,6 +88,17 @@ func TestConfigErrors(t *testing.T) {
 		{`{"strategy":{"peak_ewma":{"penalty":"-1s"}}}`, `evenkeel: strategy peak_ewma: penalty = -1s, want a positive duration`},
 		{`{"strategy":{"peak_ewma":{"decay":10}}}`, `evenkeel: strategy peak_ewma: decay = a JSON number, want a string such as "30s"`},
 		{`{"strategy":{"peak_ewma":{"decay":"10"}}}`, `evenkeel: strategy peak_ewma: duration = "10", want one such as "30s" or "1m30s"`},
+		{`{"strategy":{"hash":{"maxLoad":0.5}}}`, `evenkeel: strategy hash: maxLoad = 0.5, want 1 to 100`},
+		{`{"strategy":{"hash":{"maxLoad":-1}}}`, `evenkeel: strategy hash: maxLoad = -1, want 1 to 100`},
+		{`{"strategy":{"hash":{"maxLoad":1e300}}}`, `evenkeel: strategy hash: maxLoad = 1e+300, want 1 to 100`},
+		{`{"strategy":{"hash":{"maxLoad":"2"}}}`, `evenkeel: strategy hash: maxLoad = a JSON string, want float64`},
+		{`{"strategy":{"hash":{"maxLoad":2,"unbounded":true}}}`, `evenkeel: strategy hash: maxLoad = 2 with unbounded, want one of them`},
+		{`{"strategy":{"hash":{"tableSize":100}}}`, `evenkeel: strategy hash: tableSize = 100, want 101 to 5000011`},
+		{`{"strategy":{"hash":{"tableSize":5000012}}}`, `evenkeel: strategy hash: tableSize = 5000012, want 101 to 5000011`},
+		{`{"strategy":{"hash":{"metadata":"trace-BIN"}}}`, `evenkeel: strategy hash: metadata = "trace-BIN", want a name that does not end in "-bin"`},
+		{`{"strategy":{"hash":{"metadata":"user id"}}}`, `evenkeel: strategy hash: metadata = "user id", want a name of letters, digits,`},
+		{`{"strategy":{"hash":{"metadata":":path"}}}`, `evenkeel: strategy hash: metadata = ":path", want a name of letters, digits,`},
+		{`{"strategy":{"hash":{"key":"x"}}}`, `evenkeel: strategy hash: unknown field "key", want one of metadata, maxLoad, unbounded, tableSize`},
 		{`{"filter":"track=canary,,"}`, `evenkeel: filter: filters: column 14 of "track=canary,,": got ","`},
 		{`{"require":"zone in (a"}`, `evenkeel: require: filters: column 11 of "zone in (a": got the end`},
 		{`{"filter":3}`, `evenkeel: filter = a JSON number, want string`},
@@ -127,6 +143,8 @@ func TestLoadBalancingConfig(t *testing.T) {
 		{Config{Strategy: LeastRequest{}}, `{"evenkeel":{"strategy":{"least_request":{}}}}`},
 		{Config{Strategy: LeastRequest{Choices: 3}}, `{"evenkeel":{"strategy":{"least_request":{"choices":3}}}}`},
 		{Config{Strategy: PeakEWMA{Decay: 90 * time.Second}}, `{"evenkeel":{"strategy":{"peak_ewma":{"decay":"1m30s"}}}}`},
+		{Config{Strategy: Hash{Metadata: "x-user-id", MaxLoad: 1.5}},
+			`{"evenkeel":{"strategy":{"hash":{"metadata":"x-user-id","maxLoad":1.5}}}}`},
 		{Config{Filter: filter(t, "b=2,a=1"), Require: filters.Zone("eu")},
 			`{"evenkeel":{"strategy":{"round_robin":{}},"filter":"a=1,b=2","require":"zone=eu"}}`},
 		{Config{Blacklist: Blacklist{Disabled: true}}, `{"evenkeel":{"strategy":{"round_robin":{}},"blacklist":{"disabled":true}}}`},
@@ -145,6 +163,8 @@ func TestLoadBalancingConfig(t *testing.T) {
 		want string
 	}{
 		{Config{Strategy: LeastRequest{Choices: 1}}, "evenkeel: strategy least_request: choices = 1, want 2 to 10"},
+		{Config{Strategy: Hash{MaxLoad: math.NaN()}}, "evenkeel: strategy hash: json: unsupported value: NaN"},
+		{Config{Strategy: Hash{TableSize: -1}}, "evenkeel: strategy hash: tableSize = -1, want 101 to 5000011"},
 		{Config{Strategy: unregistered{}}, `evenkeel: strategy = "unregistered", want one of [`},
 		{Config{Strategy: unfit{}}, "evenkeel: strategy least_request: json: error calling MarshalJSON"},
 		{Config{Filter: filters.Label("bad key!", "")}, "evenkeel: filter: filters: Label: key"},
@@ -194,6 +214,7 @@ func FuzzConfig(f *testing.F) {
 		`{"strategy":{"peak_ewma":{"choices":3,"decay":"10s","penalty":"5s"}}}`, `{"strategy":{"weighted":{}},"filter":"track=canary"}`,
 		`{"require":"zone in (a,b),version>=1.4.0","filter":"prefer(id(x); !deprecated)"}`,
 		`{"blacklist":{"disabled":true,"failures":3,"baseEjection":"30s","maxEjection":"300s","maxEjectedPercent":50,"probeTimeout":"5s"}}`,
+		`{"strategy":{"hash":{"metadata":"X-User-ID","maxLoad":1.25,"tableSize":65537}}}`, `{"strategy":{"hash":{"unbounded":true}}}`,
 		`{"blacklist":{"classifier":"default","baseEjection":"8760h"}}`, `{"filter":"any(a=\"\u00e9\"; not(serves(x.Y)))"}`,
 		`{"strategy":{"round_robin":null},"blacklist":null,"filter":""}`, `{"FILTER":"a","filter":"b"}`, `{"filter":"func(nope)"}`,
 	} {

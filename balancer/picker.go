@@ -100,6 +100,9 @@ func (k *picker) slow(info gbalancer.PickInfo, set *candidates, rec *callctx.Rec
 	if rec != nil {
 		call, watcher = rec.Call, rec.Observer
 	}
+	if from := k.settings.keyFrom; from != "" && !ask.HasHashKey {
+		ask.HashKey, ask.HasHashKey = fromMetadata(info.Ctx, from)
+	}
 	if k.settings.measurer != nil {
 		ask.Now = k.p.clock.Now()
 	}

@@ -50,6 +50,7 @@ func TestStorm(t *testing.T) {
 		{Strategy: PeakEWMA{}, Blacklist: Blacklist{BaseEjection: 500 * time.Microsecond}},
 		{Strategy: LeastRequest{}, Filter: filters.Label("half", "0")},
 		{Strategy: Weighted{}, Blacklist: Blacklist{Disabled: true}},
+		{Strategy: Hash{MaxLoad: 1}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
 		{Strategy: Random{}, Require: filters.LabelIn("third", "0", "1"), Blacklist: Blacklist{BaseEjection: time.Microsecond, MaxEjectedPercent: 100}},
 	} {
 		s.configs = append(s.configs, mustParse(t, c))
@@ -159,6 +160,9 @@ func (s *storm) call(rnd *rand.Rand) {
 			info.Ctx = with(info.Ctx, &callctx.Call{Kind: callctx.Kind(rnd.IntN(3)), Tried: new(callctx.Tried)})
 		case 3:
 			info.FullMethodName = "/grpc.health.v1.Health/Watch"
+		}
+		if rnd.IntN(2) == 0 {
+			info.Ctx = WithHashKey(info.Ctx, fmt.Sprint(rnd.IntN(100)))
 		}
 		before := s.event.Load()
 		res, err := s.cc.Picker().Pick(info)

@@ -26,8 +26,8 @@ type candidates struct {
 	probes []*Endpoint
 	// none says why there are no members, if so.
 	none *absence
-	// plain: there are members, nobody is to be probed or is kept in, and the ends of calls can be judged without
-	// knowing the calls.
+	// plain: there are members, nobody is to be probed or is kept in, the ends of calls can be judged without knowing
+	// the calls, and their keys are in their records.
 	plain bool
 	// used is set by picks and taken back when filters that nobody uses any more are looked for.
 	used atomic.Bool
@@ -176,7 +176,7 @@ func (r *route) rebuild(p *policy) {
 		env.Previous = previous.chooser
 	}
 	set.chooser = p.settings.strategy.Build(env)
-	set.plain = p.settings.plain && len(set.probes)+len(set.kept) == 0
+	set.plain = p.settings.plain && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == ""
 }
 
 // keep decides which of the restricted endpoints stay members: those beyond the number that may be out, the least
