@@ -67,7 +67,8 @@ const (
 	HedgeWon
 	// BreakerRefused: a breaker, named by Detail, let the call not through; Delay is when it may again.
 	BreakerRefused
-	// BreakerChanged: this call's end moved the breaker to another state; Detail names breaker and state.
+	// BreakerChanged: this call moved a breaker to another state, or is the first to probe it; Detail names the breaker
+	// and both states, Err is why it opened, Delay how long the new state lasts at least.
 	BreakerChanged
 	// Fallback: a fallback answered instead; Err is what it covered.
 	Fallback

@@ -57,7 +57,6 @@ type caller struct {
 	began           time.Time
 	ends            []string // what grpc.OnFinish was told
 	seen            observation
-	refusable       bool
 }
 
 // start prepares a call of r.
@@ -188,9 +187,7 @@ func (c *caller) end(err error) {
 	c.mu.Lock()
 	ends := c.ends
 	c.mu.Unlock()
-	if !c.refusable {
-		c.said("OnFinish %q", ends)
-	}
+	c.said("OnFinish %q", ends)
 	c.cancel()
 	synctest.Wait()
 }

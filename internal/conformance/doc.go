@@ -12,8 +12,7 @@
 // the policy evenkeel and under round_robin. What a caller and a handler can see of the call is written down
 // (outcome, in caller_test.go), and must be the same as without a wrapper: the code, the message, the details, header and
 // trailer, the peer, the replies, what grpc.OnFinish was told and how often, how often a handler ran, its metadata and
-// deadline, and how long it all took. What a wrapper adds on purpose is named in one place, additions. One thing is left
-// out: grpc.OnFinish for a call whose context was over before it began, which a breaker ends by itself.
+// deadline, and how long it all took. What a wrapper adds on purpose is named in one place, additions.
 //
 // After the rows the wrappers' own books must be balanced: no span open, no call in flight in a breaker.
 //

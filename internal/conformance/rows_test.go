@@ -32,8 +32,6 @@ type row struct {
 	serve func(o *outcome, k kind, s grpc.ServerStream) error
 	// only are the kinds that it is about; nil means all.
 	only []kind
-	// refusable calls may be ended by a wrapper before gRPC has them, and then nobody calls grpc.OnFinish.
-	refusable bool
 	// code is what the call ends with, and lines are some of what is seen, without wrappers.
 	code  codes.Code
 	lines []string
@@ -199,9 +197,9 @@ func endRows() []row {
 		{name: "deadline", context: within(d), serve: waits, code: codes.DeadlineExceeded,
 			lines: []string{"deadline in 150.001ms", "after 150.000001ms", "context ended: context canceled", "handlers 1"}},
 		{name: "deadline that is met", context: within(time.Minute), serve: echo, lines: []string{"deadline in 1m0s"}},
-		{name: "deadline that has passed", refusable: true, context: within(-time.Second), serve: echo, code: codes.DeadlineExceeded,
+		{name: "deadline that has passed", context: within(-time.Second), serve: echo, code: codes.DeadlineExceeded,
 			lines: []string{"handlers 0"}},
-		{name: "cancelled before", refusable: true, context: func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{name: "cancelled before", context: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel

@@ -164,7 +164,7 @@ func (r *rig) run(k kind, row row, combo combination) *outcome {
 	}
 	defer cancel()
 	call := r.start(ctx, k, o)
-	call.opts, call.refusable = append(call.opts, row.opts...), row.refusable
+	call.opts = append(call.opts, row.opts...)
 	if row.method != "" {
 		call.method = row.method
 	}

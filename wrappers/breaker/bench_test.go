@@ -29,6 +29,7 @@ func BenchmarkSuccess(b *testing.B) {
 	policies := map[string]Config{
 		"ours/zero":  {},
 		"ours/slow":  {Policy: Policy{SlowCall: time.Second}},
+		"ours/soon":  {Policy: Policy{Window: 100 * time.Hour}}, // the deadline is within a tenth of it
 		"ours/scope": {Methods: map[string]Policy{"/a.B/*": {}, "/a.B/D": {}}},
 	}
 	b.Run("gobreaker", func(b *testing.B) {
@@ -59,6 +60,7 @@ func BenchmarkSuccess(b *testing.B) {
 	}
 	run("ours/zero", policies["ours/zero"], ctx)
 	run("ours/deadline", policies["ours/zero"], timed)
+	run("ours/soon", policies["ours/soon"], timed)
 	run("ours/slow", policies["ours/slow"], ctx)
 	run("ours/scope", policies["ours/scope"], ctx)
 	b.Run("gobreaker/parallel", func(b *testing.B) {
@@ -111,7 +113,7 @@ func TestAllocations(t *testing.T) {
 		done(nil)
 	})
 	for name, p := range map[string]Policy{"zero": {}, "slow": {SlowCall: time.Second}, "full": {MaxConcurrent: 5},
-		"service": {Key: Service}, "target": {Key: Target}} {
+		"service": {Key: Service}, "target": {Key: Target}, "soon": {Window: 100 * time.Hour}} {
 		br, err := New(Config{Policy: p})
 		if err != nil {
 			t.Fatal(err)

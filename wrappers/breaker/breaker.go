@@ -9,24 +9,28 @@ import (
 	"github.com/sony/gobreaker/v2"
 )
 
-// What gobreaker is told instead of the calls' own errors; nil is a success.
-var (
-	errFailed   = errors.New("failed")
-	errDoubtful = errors.New("failed, doubtfully")
-	errExcluded = errors.New("counts neither way")
-)
+// errExcluded tells gobreaker that a call counts neither way.
+var errExcluded = errors.New("counts neither way")
 
-// report is what gobreaker is told of v.
-func (v verdict) report() error {
-	switch v {
-	case success:
+// report is what gobreaker is told instead of a call's own error, and finds out what came of it. A success that
+// cannot change the breaker's state is told as nil instead, which costs no allocation.
+type report struct {
+	verdict verdict
+	moved   *StateChange // the change that the report made, nil if none
+}
+
+// Error is there because gobreaker takes an error; nobody reads it.
+func (*report) Error() string { return "a call's verdict" }
+
+// tell reports v by done, outside of every lock, and returns the change of state that it made; nil if none.
+func (v verdict) tell(done func(error)) *StateChange {
+	if v == excluded {
+		done(errExcluded)
 		return nil
-	case failure:
-		return errFailed
-	case doubtful:
-		return errDoubtful
 	}
-	return errExcluded
+	r := &report{verdict: v}
+	done(r)
+	return r.moved
 }
 
 // breaker is one circuit breaker: gobreaker's, and around it what gobreaker lacks.
@@ -49,22 +53,26 @@ type breaker struct {
 	gate    atomic.Pointer[gate]
 	last    atomic.Pointer[change]
 	lastErr atomic.Pointer[error] // the last failure that counted
+	seen    atomic.Int64          // a moment that is over, not much more than an eighth of a period old in busy times
 
 	mu     sync.Mutex
 	probes probes
 	slow   slowWindow // has no ring as long as no call can be slow
+	brisk  brisk      // is ahead of slow, and written without mu
 }
 
 // gate is a gobreaker. It takes its settings once, so that new ones mean a new gate; a breaker heeds what its
 // current one calls back.
 type gate struct {
 	spec
-	cb      *gobreaker.TwoStepCircuitBreaker[struct{}]
-	certain uint32 // the latest run of failures beyond doubt; guarded by gobreaker's mutex, as is forced
-	forced  bool   // the next failure trips it
+	cb *gobreaker.TwoStepCircuitBreaker[struct{}]
+	// What follows is guarded by gobreaker's mutex.
+	certain uint32  // the latest run of failures beyond doubt
+	forced  bool    // the next failure trips it
+	by      *report // the one that is being counted; nil for a success that is told as nil
 }
 
-// change is the state that a breaker is in since its last change. It is immutable.
+// change is the state that a breaker is in since its last change. It is immutable but for told.
 type change struct {
 	phase Phase
 	// epoch counts gobreaker's changes: the end of a call that began in another one says nothing any more.
@@ -73,6 +81,7 @@ type change struct {
 	until time.Time // for Open: when probes are let through; for Recovering: when all calls are
 	ramp  ramp      // for Recovering
 	err   error     // the last failure before the breaker opened
+	told  bool      // for HalfOpen: who watches the first probe is being told of it; guarded by the breaker's mu
 }
 
 func newBreaker(owner *Breakers, k key, r *rule, now int64) *breaker {
@@ -80,6 +89,7 @@ func newBreaker(owner *Breakers, k key, r *rule, now int64) *breaker {
 	b.rule.Store(r)
 	b.gate.Store(b.newGate(r.spec))
 	b.last.Store(&change{at: time.Now()})
+	b.seen.Store(now)
 	b.slow = r.slowWindow()
 	return b
 }
@@ -90,6 +100,12 @@ func (r *rule) slowWindow() slowWindow {
 		return slowWindow{}
 	}
 	return newSlowWindow(int64(r.window), int64(r.period))
+}
+
+// forgetSlowLocked begins the window of slow calls anew, as r has it. mu is held.
+func (b *breaker) forgetSlowLocked(r *rule) {
+	b.slow = r.slowWindow()
+	b.brisk.reset()
 }
 
 // newGate makes a closed gobreaker with the settings s.
@@ -109,17 +125,18 @@ func (b *breaker) newGate(s spec) *gate {
 	return g
 }
 
-// isSuccessful runs under gobreaker's mutex, and once for each result that counts, so it counts the certain ones.
+// isSuccessful runs under gobreaker's mutex, and once for each result that counts, so it counts the certain ones. What
+// follows under the same mutex, a change of state perhaps, is this report's doing.
 func (g *gate) isSuccessful(err error) bool {
-	switch err {
-	case nil:
-		if g.certain != 0 {
-			g.certain = 0
-		}
-	case errFailed:
+	g.by, _ = err.(*report)
+	if g.by == nil || g.by.verdict == success {
+		g.certain = 0
+		return true
+	}
+	if g.by.verdict == failure {
 		g.certain++
 	}
-	return err == nil
+	return false
 }
 
 // readyToTrip runs under gobreaker's mutex after each failure of a closed breaker.
@@ -134,7 +151,11 @@ func (b *breaker) readyToTrip(g *gate, c gobreaker.Counts) bool {
 	now := b.owner.clock.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.slow.ring != nil && b.slow.trips(now, &r.limits)
+	if b.slow.ring == nil {
+		return false
+	}
+	b.slow.join(now, &b.brisk)
+	return b.slow.trips(now, &r.limits)
 }
 
 // moved runs under gobreaker's mutex when g has changed its state.
@@ -162,25 +183,36 @@ func (b *breaker) moved(g *gate, to gobreaker.State) {
 			c.ramp = ramp{now, r.ramp, r.rampFrom}
 		}
 	}
-	b.slow = r.slowWindow()
-	b.setLocked(c)
+	b.forgetSlowLocked(r)
+	moved := b.setLocked(c)
+	if to != gobreaker.StateHalfOpen && g.by != nil { // that is no report's doing: see admitted
+		g.by.moved = moved
+	}
 }
 
-// setLocked makes c the state and queues the event. mu is held.
-func (b *breaker) setLocked(c *change) {
-	old := b.last.Load()
+// setLocked makes c the state and queues the event, which it returns. mu is held.
+func (b *breaker) setLocked(c *change) *StateChange {
+	moved := b.changeLocked(b.last.Load().phase, c)
 	b.last.Store(c)
-	b.owner.events.add(StateChange{Breaker: b.name, From: old.phase, To: c.phase, At: c.at, Until: c.until, Err: c.err,
-		DryRun: b.rule.Load().dry})
+	b.owner.events.add(*moved)
+	return moved
 }
 
-// recovered ends the ramp of c: the breaker is closed, in the same epoch, since gobreaker has been all the while.
-func (b *breaker) recovered(c *change) {
+// changeLocked describes the change to c. mu is held.
+func (b *breaker) changeLocked(from Phase, c *change) *StateChange {
+	return &StateChange{Breaker: b.name, From: from, To: c.phase, At: c.at, Until: c.until, Err: c.err,
+		DryRun: b.rule.Load().dry}
+}
+
+// recovered ends the ramp of c: the breaker is closed, in the same epoch, since gobreaker has been all the while. It
+// returns the change, nil if somebody else was faster.
+func (b *breaker) recovered(c *change) *StateChange {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.last.Load() == c {
-		b.setLocked(&change{phase: Closed, epoch: c.epoch, at: time.Now()})
+	if b.last.Load() != c {
+		return nil
 	}
+	return b.setLocked(&change{phase: Closed, epoch: c.epoch, at: time.Now()})
 }
 
 // adopt makes r the policy, unless b has a newer one.
@@ -193,7 +225,7 @@ func (b *breaker) adopt(r *rule) {
 	}
 	b.rule.Store(r)
 	if (old.slowCall == 0) != (r.slowCall == 0) || old.window != r.window || old.period != r.period {
-		b.slow = r.slowWindow()
+		b.forgetSlowLocked(r)
 	}
 	b.mu.Unlock()
 	b.respec()
@@ -211,7 +243,7 @@ func (b *breaker) respec() {
 		if c.phase == Open { // its callbacks are not heeded yet
 			next.forced = true
 			if done, err := next.cb.Allow(); err == nil {
-				done(errFailed)
+				done(&report{verdict: failure})
 			}
 			next.forced = false
 		}

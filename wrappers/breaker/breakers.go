@@ -103,55 +103,79 @@ func (b *Breakers) Update(c Config) error {
 
 // enter finds the call's breaker and takes a place there. c.b stays nil if the call is none of the breakers'
 // business. An error is why the breaker turns the call away, in which case the call has no place.
-func (b *Breakers) enter(c *call, target string, side which, custom string) *Error {
+func (b *Breakers) enter(c *call, target string, side which, w *callOption) *Error {
 	for {
 		rs := b.rules.Load()
-		r, applies := rs.table.Applies(c.method)
-		if !applies || r.disabled {
+		var r *rule
+		var br *breaker
+		if x := rs.routes.find(side, c.method, target); x != nil && w.key == "" {
+			r, br = x.rule, x.breaker
+		} else if r, br = b.lookUp(rs, c.method, target, side, w.key); r == nil {
 			return nil
-		}
-		w, name := r.keyFor(c.method, side, custom)
-		br := b.index.Load().find(w, target, name)
-		if br == nil {
-			var again bool
-			if br, again = b.create(rs, r, key{w, target, name}); again {
-				continue
-			} else if br == nil {
-				b.unguarded.Add(1)
-				return nil
-			}
+		} else if br == nil {
+			continue
 		}
 		if !br.used.Load() {
 			br.used.Store(true)
 		}
-		entered := br.places.enter(r.maxConcurrent)
+		c.rule = r
+		if w.override != nil {
+			c.rule = r.with(w.override)
+		}
+		entered := br.places.enter(c.rule.maxConcurrent)
 		if br.gone.Load() { // removed since it was found: whoever removes looks at places after setting gone
 			if entered {
 				br.places.leave()
 			}
-			b.await()
+			b.forget(rs, side, c.method, br)
 			continue
 		}
-		c.b, c.rule = br, r
-		return c.ask(entered)
+		c.b = br
+		return c.ask(r, entered)
 	}
 }
 
-// await waits for whoever is changing the table.
-func (b *Breakers) await() {
+// lookUp finds, or makes, the breaker of calls that routes has not noted. r is nil if the call passes without one; br
+// is nil if the configuration has changed meanwhile.
+func (b *Breakers) lookUp(rs *rules, method, target string, side which, custom string) (r *rule, br *breaker) {
+	r, applies := rs.table.Applies(method)
+	if !applies || r.disabled {
+		return nil, nil
+	}
+	id, name := r.keyFor(method, side, custom)
+	if br = b.index.Load().find(id, target, name); br == nil {
+		var again bool
+		if br, again = b.create(rs, r, key{id, target, name}); again {
+			return r, nil
+		} else if br == nil {
+			b.unguarded.Add(1)
+			return nil, nil
+		}
+	}
+	if custom == "" {
+		rs.routes.note(side, method, target, r, br)
+	}
+	return r, br
+}
+
+// forget waits for whoever is changing the table, and takes back a note of br, which is on its way out of it.
+func (b *Breakers) forget(rs *rules, side which, method string, br *breaker) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if br.gone.Load() { // else it was found to be in use, and stays
+		rs.routes.forget(side, method, br)
+	}
 }
 
-// ask asks c's breaker, where the call has entered, that is has a place, or found it full.
-func (c *call) ask(entered bool) *Error {
-	if entered && c.b.rule.Load() == c.rule && c.admitQuickly() {
+// ask asks c's breaker, where the call has entered, that is has a place, or found it full. r is the policy's rule.
+func (c *call) ask(r *rule, entered bool) *Error {
+	if entered && c.b.rule.Load() == r && c.admitQuickly() {
 		return nil
 	}
-	return c.askCarefully(entered)
+	return c.askCarefully(r, entered)
 }
 
-func (c *call) askCarefully(entered bool) (e *Error) {
+func (c *call) askCarefully(r *rule, entered bool) (e *Error) {
 	admitted := false
 	defer func() { // a callback may panic
 		switch {
@@ -162,11 +186,11 @@ func (c *call) askCarefully(entered bool) (e *Error) {
 			c.b.places.leave()
 		}
 	}()
-	if r := c.rule; c.b.rule.Load() != r {
+	if c.b.rule.Load() != r {
 		c.b.adopt(r)
 	}
 	if entered {
-		e = c.b.admit(c)
+		e = c.admit()
 	} else {
 		last := c.b.last.Load()
 		e = &Error{Breaker: c.b.name, Phase: last.phase, Full: true, Since: last.at, Until: last.until,
@@ -177,6 +201,7 @@ func (c *call) askCarefully(entered bool) (e *Error) {
 		return nil
 	}
 	e.Method, e.DryRun = c.method, c.rule.dry
+	c.refused = e
 	c.b.rejected.Add(1)
 	if f := c.b.owner.rules.Load().onReject; f != nil {
 		f(e)

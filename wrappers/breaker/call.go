@@ -11,7 +11,8 @@ import (
 
 // call is one call between its two steps. It lives on the stack of a unary interceptor.
 type call struct {
-	b      *breaker // nil: the call has nothing to do with breakers
+	ctx    context.Context // for its deadline, and for who watches it
+	b      *breaker        // nil: the call has nothing to do with breakers
 	rule   *rule
 	method string
 	stream bool
@@ -19,29 +20,40 @@ type call struct {
 	done  func(error) // nil: not counted, since it was let through by DryRun
 	epoch uint64
 	probe uint64 // its number if it is a probe, else 0
-	start int64  // if it can be slow
+	start int64  // when it began if it can be slow, else a moment before that; unknown for a stream
 	left  time.Duration
+
+	// What there is to tell of its beginning, see announce.
+	changes []*StateChange
+	refused *Error
 }
 
 // admitQuickly is admit where the breaker is closed, as it nearly always is. It reports false if that is not so; then
 // admit has to be asked. It runs no code of the user's.
 func (c *call) admitQuickly() bool {
-	if c.b.last.Load().phase != Closed {
+	b := c.b
+	last := b.last.Load()
+	if last.phase != Closed {
 		return false
 	}
-	done, err := c.b.gate.Load().cb.Allow()
+	done, err := b.gate.Load().cb.Allow()
 	if err != nil {
 		return false
 	}
-	c.admitted(done)
+	if b.last.Load() != last {
+		c.admitted(done)
+		return true
+	}
+	c.done, c.epoch = done, last.epoch
 	return true
 }
 
-// admit asks for the call c, which has a place already. It returns why not, or nil; then c.finish, c.abort or,
-// once, both c.passed and one of them are due.
-func (b *breaker) admit(c *call) *Error {
+// admit asks for the call, which has a place already. It returns why not, or nil; then c.finish, c.abort or, once, both
+// c.passed and one of them are due.
+func (c *call) admit() *Error {
+	b := c.b
 	if last := b.last.Load(); last.phase != Closed {
-		if e := b.admitCarefully(c.rule, last); e != nil {
+		if e := c.admitCarefully(last); e != nil {
 			return e
 		}
 	}
@@ -72,40 +84,48 @@ func (c *call) admitted(done func(error)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c.probe = b.probes.add(deadline, done)
+	if !last.told { // that the breaker is half-open is time's doing; the first probe tells it
+		last.told = true
+		c.changes = append(c.changes, b.changeLocked(Open, last))
+	}
 }
 
 // admitCarefully is what precedes gobreaker's own question while the breaker is not closed.
-func (b *breaker) admitCarefully(r *rule, last *change) *Error {
+func (c *call) admitCarefully(last *change) *Error {
+	b := c.b
 	switch last.phase {
 	case Recovering:
 		now := b.owner.clock.Now()
 		switch {
 		case last.ramp.over(now):
-			b.recovered(last)
+			c.changed(b.recovered(last))
 			b.owner.events.flush()
 		case !last.ramp.admits(now, b.owner.random()):
 			return b.refusal(last, nil)
 		}
 	case HalfOpen:
-		b.expireProbes(b.owner.clock.Now())
+		c.changed(b.expireProbes(b.owner.clock.Now()))
 	}
 	return nil
 }
 
-// expireProbes reports the probes whose time is over.
-func (b *breaker) expireProbes(now int64) {
+// expireProbes reports the probes whose time is over, and returns the change of state that this made, nil if none.
+func (b *breaker) expireProbes(now int64) (moved *StateChange) {
 	b.mu.Lock()
 	late, v := b.probes.expire(now, int64(b.gate.Load().openFor))
 	b.mu.Unlock()
 	if len(late) == 0 {
-		return
+		return nil
 	}
 	err := fmt.Errorf("a probe has not ended within %v", time.Duration(b.rule.Load().probeTimeout))
 	b.lastErr.Store(&err)
 	for _, p := range late {
-		p.done(v.report())
+		if m := v.tell(p.done); m != nil {
+			moved = m
+		}
 	}
 	b.settled()
+	return moved
 }
 
 // settled does what gobreaker's mutex has delayed: new settings, and telling the user.
@@ -121,7 +141,7 @@ func (c *call) passed() {
 	if c.probe == 0 || !c.b.endProbe(c.probe) {
 		return
 	}
-	c.done(nil)
+	c.tellChange(success.tell(c.done))
 	c.b.settled()
 }
 
@@ -131,15 +151,51 @@ func (b *breaker) endProbe(id uint64) bool {
 	return b.probes.end(id)
 }
 
+// begin notes what the call's end will be judged by. ctx is the one that the call is made with. It runs foreign code, so
+// whatever happens in it has to be reported.
+func (c *call) begin(ctx context.Context) {
+	if c.changes != nil || c.refused != nil {
+		c.announce()
+	}
+	c.ctx = ctx
+	d, timed := ctx.Deadline()
+	if c.rule.slowCall > 0 && !c.stream {
+		c.start = c.b.owner.clock.Now()
+		return
+	}
+	c.start = c.b.seen.Load() // good enough for brief; a look at the clock costs as much as all the rest of this package
+	c.left = outcome.NoDeadline
+	if timed {
+		c.left = c.b.owner.clock.Until(d)
+	}
+}
+
 // finish reports how the call ended and gives its place back. It returns what err means, OK if nobody counts.
 func (c *call) finish(err error) outcome.Class {
-	if err == nil && c.start == 0 && c.probe == 0 && c.done != nil { // the success path
+	if err == nil && c.probe == 0 && c.done != nil && (c.stream || c.brief()) { // the success path
 		c.done(nil)
 		c.b.places.leave()
 		c.b.owner.events.flush()
 		return outcome.OK
 	}
 	return c.finishSlowly(err)
+}
+
+// brief reports whether a unary call, which succeeded, was so short that it may count in the period in which it began,
+// and counts it as one that was not slow. It notes the time for those that begin next.
+func (c *call) brief() bool {
+	b, r := c.b, c.rule
+	if int64(c.left) < r.brief && r.slowCall == 0 && c.ctx.Err() == nil {
+		return true // it cannot have lasted longer than it might
+	}
+	now := b.owner.clock.Now()
+	if now-b.seen.Load() > int64(r.period)/8 {
+		b.seen.Store(now)
+	}
+	if now-c.start >= r.brief {
+		return false
+	}
+	return r.slowCall == 0 || b.last.Load().epoch == c.epoch && b.brisk.add(now)
 }
 
 func (c *call) finishSlowly(err error) outcome.Class {
@@ -153,7 +209,7 @@ func (c *call) finishSlowly(err error) outcome.Class {
 		class = c.classify(err)
 	}
 	v = judge(class, outcome.Code(err), err != nil && outcome.Doubtful(err), c.probe != 0)
-	if c.start != 0 && v != excluded {
+	if c.rule.slowCall > 0 && !c.stream && v != excluded {
 		if took, trips := c.b.recordSlow(c); trips && v == success {
 			v, cause = failure, fmt.Errorf("the call took %v, which is slow", took)
 		}
@@ -167,7 +223,20 @@ func (c *call) classify(err error) outcome.Class {
 	if !c.b.key.which.server() && errors.As(err, &e) {
 		return outcome.Ignore // another breaker, further in, did not let it through
 	}
-	return c.rule.classify(c.method, err, c.left)
+	return c.rule.classify(c.method, err, c.remaining())
+}
+
+// remaining is how long the call had, when it began, until its deadline.
+func (c *call) remaining() time.Duration {
+	if c.rule.slowCall == 0 || c.stream {
+		return c.left
+	}
+	d, timed := c.ctx.Deadline()
+	if !timed {
+		return outcome.NoDeadline
+	}
+	clk := c.b.owner.clock
+	return clk.Until(d) + time.Duration(clk.Now()-c.start)
 }
 
 // recordSlow counts the call's duration, and reports whether it makes the breaker trip or its probe fail.
@@ -183,6 +252,7 @@ func (b *breaker) recordSlow(c *call) (took time.Duration, trips bool) {
 	if b.last.Load().epoch != c.epoch || b.slow.ring == nil {
 		return took, false
 	}
+	b.slow.join(now, &b.brisk)
 	b.slow.record(now, slow)
 	return took, slow && b.slow.trips(now, &c.rule.limits)
 }
@@ -203,46 +273,35 @@ func (c *call) end(v verdict, err error) {
 	if c.done == nil || c.probe != 0 && !b.endProbe(c.probe) {
 		return // not counted, or its time was over and it was reported then
 	}
-	failed := v == failure || v == doubtful
-	if failed && b.last.Load().epoch == c.epoch {
+	if failed := v == failure || v == doubtful; failed && b.last.Load().epoch == c.epoch {
 		cause := err // a copy, so that err itself need not live on the heap in every call
 		b.lastErr.Store(&cause)
 	}
-	if failed && !c.stream && c.probe == 0 {
-		c.failNow(v)
+	if v != excluded && !c.stream && c.probe == 0 {
+		c.tellChange(c.countNow(v))
 	} else {
-		c.done(v.report())
+		c.tellChange(v.tell(c.done))
 	}
 	b.settled()
 }
 
-// failNow counts a unary call's failure at the moment of its end. gobreaker counts a result where the call began,
-// and drops it if that is out of the window: with a window of 10 s and deadlines of 15 s, a service that hangs
-// would never trip it. (That is right for a stream: one that breaks after an hour was in good service that long.)
-// So the call is taken out where it began, and counted again here.
-func (c *call) failNow(v verdict) {
+// countNow counts a unary call at the moment of its end. gobreaker counts a result where the call began, and drops it
+// if that is out of the window: with a window of 10 s and deadlines of 15 s, a service that hangs would never trip it.
+// A call that lasts a good part of the window would count for less than a brief one, a success as well as a failure.
+// (That is right for a stream: one that breaks after an hour was in good service that long.) So the call is taken
+// out where it began, and counted again here. It returns the change of state that this made, nil if none.
+func (c *call) countNow(v verdict) *StateChange {
 	b := c.b
 	c.done(errExcluded)
 	if b.last.Load().epoch != c.epoch {
-		return
+		return nil
 	}
 	done, err := b.gate.Load().cb.Allow()
 	if err != nil {
-		return
+		return nil
 	}
 	if b.last.Load().epoch != c.epoch { // it changed meanwhile, and this is no probe
 		v = excluded
 	}
-	done(v.report())
-}
-
-// begin notes what the call's end will be judged by. ctx is the one that the call is made with.
-func (c *call) begin(ctx context.Context) {
-	if c.rule.slowCall > 0 && !c.stream {
-		c.start = c.b.owner.clock.Now()
-	}
-	c.left = outcome.NoDeadline
-	if d, ok := ctx.Deadline(); ok {
-		c.left = c.b.owner.clock.Until(d)
-	}
+	return v.tell(done)
 }

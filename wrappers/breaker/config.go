@@ -149,6 +149,7 @@ type rule struct {
 	key           Key
 	classify      outcome.Classifier
 	slowCall      int64
+	brief         int64 // a shorter call is neither slow, nor long enough to matter when in its life it counts
 	probeTimeout  int64
 	ramp          int64
 	rampFrom      float64
@@ -229,6 +230,7 @@ func (p *Policy) resolve() (*rule, error) {
 	if p.NoRamp {
 		r.ramp = 0
 	}
+	r.setBrief()
 	var err error
 	if r.classify, err = outcome.Lookup(p.Classifier); err != nil {
 		return nil, err
@@ -236,8 +238,16 @@ func (p *Policy) resolve() (*rule, error) {
 	return r, nil
 }
 
-// rules is a validated Config, immutable.
+func (r *rule) setBrief() {
+	r.brief = int64(r.period)
+	if r.slowCall > 0 {
+		r.brief = min(r.brief, r.slowCall)
+	}
+}
+
+// rules is a validated Config, immutable but for the notes in routes.
 type rules struct {
+	routes        routes
 	version       uint64
 	table         *scope.Table[*rule]
 	byScope       map[uint32]*rule

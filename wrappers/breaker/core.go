@@ -171,10 +171,37 @@ func (w *slowWindow) trips(now int64, l *limits) bool {
 	return w.sum.calls >= l.minCalls && w.sum.slow > 0 && float64(w.sum.slow) >= l.slowRatio*float64(w.sum.calls)
 }
 
-// reset forgets everything.
-func (w *slowWindow) reset() {
-	clear(w.ring)
-	w.sum = slowCounts{}
+// join counts what b has, in the period that it was counted in, and moves on to now. Whoever guards the window calls it
+// before record and trips.
+func (w *slowWindow) join(now int64, b *brisk) {
+	n := b.calls.Swap(0)
+	w.ring[w.at%int64(len(w.ring))].calls += n
+	w.sum.calls += n
+	w.advance(now)
+	b.until.Store((w.at + 1) * w.period)
+}
+
+// brisk counts calls that were not slow, nearly all as a rule, without the lock that guards the window. A call that
+// is counted while another joins may be counted a period later. Its zero value counts nothing until it was joined. It is
+// safe for concurrent use.
+type brisk struct {
+	until atomic.Int64 // when the window's current period is over
+	calls atomic.Uint32
+}
+
+// add counts a call that ended at now. It reports false, and does not, if the window has to move on first.
+func (b *brisk) add(now int64) bool {
+	if now >= b.until.Load() {
+		return false
+	}
+	b.calls.Add(1)
+	return true
+}
+
+// reset forgets everything, as the window of which it is ahead has.
+func (b *brisk) reset() {
+	b.until.Store(0)
+	b.calls.Store(0)
 }
 
 // probes are the calls that a half-open breaker has let through and waits for. Each leaves by exactly one of end

@@ -3,6 +3,9 @@ package breaker
 import (
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
 // events is the queue between breakers, which change their state under locks, and the user's callback, which gets
@@ -57,4 +60,44 @@ func (q *events) deliverOne() bool {
 	}()
 	q.deliver(e)
 	return true
+}
+
+// changed notes a change of state that the call's beginning made, if it is one.
+func (c *call) changed(s *StateChange) {
+	if s != nil {
+		c.changes = append(c.changes, s)
+	}
+}
+
+// announce tells who watches the call, a trace say, what happened when it asked its breaker. It runs foreign code, so a
+// call that was let through comes here only when whatever happens will be reported.
+func (c *call) announce() {
+	for _, s := range c.changes {
+		c.tellChange(s)
+	}
+	if e := c.refused; e != nil {
+		callctx.Report(c.ctx, callctx.Event{Kind: callctx.BreakerRefused, By: "breaker", Delay: delayUntil(e.Until), Err: e.Last,
+			Detail: e.Breaker, DryRun: e.DryRun})
+	}
+	c.changes, c.refused = nil, nil
+}
+
+// tellChange tells who watches the call that it moved the breaker to another state. s may be nil, which is none.
+func (c *call) tellChange(s *StateChange) {
+	if s == nil {
+		return
+	}
+	if r := callctx.From(c.ctx); r == nil || r.Observer == nil {
+		return // nobody needs the text
+	}
+	callctx.Report(c.ctx, callctx.Event{Kind: callctx.BreakerChanged, By: "breaker", Delay: delayUntil(s.Until), Err: s.Err,
+		Detail: s.Breaker + ": " + s.From.String() + " to " + s.To.String(), DryRun: s.DryRun})
+}
+
+// delayUntil is how long it is until t, 0 if t is zero or over.
+func delayUntil(t time.Time) time.Duration {
+	if t.IsZero() {
+		return 0
+	}
+	return max(0, time.Until(t))
 }

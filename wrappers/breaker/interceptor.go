@@ -4,12 +4,10 @@ import (
 	"context"
 	"io"
 	"sync/atomic"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 
-	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
@@ -59,13 +57,14 @@ func overAlready(ctx context.Context) error {
 	return nil
 }
 
-// tell tells who watches the call, a trace say, that it was refused.
-func tell(ctx context.Context, e *Error) {
-	delay := time.Duration(0)
-	if !e.Until.IsZero() {
-		delay = max(0, time.Until(e.Until))
+// finished tells the grpc.OnFinish options of a call that gRPC never got to see, and so does not tell itself, that it
+// ended with err.
+func finished(opts []grpc.CallOption, err error) {
+	for _, o := range opts {
+		if o, ok := o.(grpc.OnFinishCallOption); ok {
+			o.OnFinish(err)
+		}
 	}
-	callctx.Report(ctx, callctx.Event{Kind: callctx.BreakerRefused, By: "breaker", Delay: delay, Err: e.Last, Detail: e.Breaker})
 }
 
 func target(cc *grpc.ClientConn) string {
@@ -76,45 +75,52 @@ func target(cc *grpc.ClientConn) string {
 }
 
 func (b *Breakers) unaryClient(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	w := wishes(opts)
+	w := &noWishes
+	if len(opts) > 0 {
+		w = wishes(opts)
+	}
 	if w.bypass {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
 	if err := overAlready(ctx); err != nil {
+		finished(opts, err)
 		return err
 	}
-	c := call{method: method}
-	if e := b.enter(&c, target(cc), 0, w.key); e != nil {
-		tell(ctx, e)
-		return fallBack(ctx, c.fallback(w), c.rule.fallbackFails, method, req, reply, e)
+	c := call{ctx: ctx, method: method}
+	if e := b.enter(&c, target(cc), 0, w); e != nil {
+		return c.turnAway(w, req, reply, opts, e)
 	}
 	if c.b == nil {
 		return invoker(ctx, method, req, reply, cc, opts...)
 	}
-	class, err := c.invoke(ctx, req, reply, cc, invoker, opts)
-	if class == outcome.Failure {
-		return fallBack(ctx, c.fallback(w), c.rule.fallbackFails, method, req, reply, err)
-	}
-	return err
-}
-
-// invoke makes the admitted call and reports it.
-func (c *call) invoke(ctx context.Context, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts []grpc.CallOption) (outcome.Class, error) {
 	returned := false
 	defer func() {
 		if !returned {
 			c.abort()
 		}
 	}()
+	inner := ctx
 	if t := c.rule.timeout; t > 0 && !c.rule.dry {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t)
+		inner, cancel = context.WithTimeout(ctx, t)
 		defer cancel()
 	}
-	c.begin(ctx)
-	err := invoker(ctx, c.method, req, reply, cc, opts...)
+	c.begin(inner)
+	err := invoker(inner, method, req, reply, cc, opts...)
 	returned = true
-	return c.finish(err), err
+	if c.finish(err) == outcome.Failure {
+		return fallBack(ctx, c.fallback(w), c.rule.fallbackFails, method, req, reply, err)
+	}
+	return err
+}
+
+// turnAway ends a client's unary call that the breaker did not let through.
+func (c *call) turnAway(w *callOption, req, reply any, opts []grpc.CallOption, e *Error) (err error) {
+	err = e
+	defer func() { finished(opts, err) }() // even if the fallback panics
+	c.announce()
+	err = fallBack(c.ctx, c.fallback(w), c.rule.fallbackFails, c.method, req, reply, e)
+	return err
 }
 
 // fallback is the call's own or the policy's.
@@ -132,9 +138,9 @@ func (b *Breakers) unaryServer(ctx context.Context, req any, info *grpc.UnarySer
 	if err := overAlready(ctx); err != nil {
 		return nil, err
 	}
-	c := call{method: info.FullMethod}
-	if e := b.enter(&c, "", serverBit, ""); e != nil {
-		tell(ctx, e)
+	c := call{ctx: ctx, method: info.FullMethod}
+	if e := b.enter(&c, "", serverBit, &noWishes); e != nil {
+		c.announce()
 		return c.serveFallback(ctx, req, nil, e)
 	}
 	if c.b == nil {
@@ -189,11 +195,13 @@ func (b *Breakers) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *
 		return streamer(ctx, desc, cc, method, opts...)
 	}
 	if err := overAlready(ctx); err != nil {
+		finished(opts, err)
 		return nil, err
 	}
-	s := &clientStream{call: call{method: method, stream: true}, receives: desc.ServerStreams}
-	if e := b.enter(&s.call, target(cc), 0, w.key); e != nil {
-		tell(ctx, e)
+	s := &clientStream{call: call{ctx: ctx, method: method, stream: true}, receives: desc.ServerStreams}
+	if e := b.enter(&s.call, target(cc), 0, w); e != nil {
+		s.announce()
+		finished(opts, e)
 		return nil, e
 	}
 	if s.b == nil {
@@ -206,8 +214,9 @@ func (b *Breakers) streamClient(ctx context.Context, desc *grpc.StreamDesc, cc *
 		}
 	}()
 	s.begin(ctx)
-	// OnFinish comes however the stream ends. A copy of opts, whose array may be shared by concurrent calls.
-	inner, err := streamer(ctx, desc, cc, method, append(opts[:len(opts):len(opts)], grpc.OnFinish(s.end))...)
+	// OnFinish comes however the stream ends, and to us before the others, who are further out: a retry that begins
+	// another attempt there, or a span that is over then. A copy of opts, whose array concurrent calls may share.
+	inner, err := streamer(ctx, desc, cc, method, append([]grpc.CallOption{grpc.OnFinish(s.end)}, opts...)...)
 	returned = true
 	if err != nil {
 		s.end(err)
@@ -252,9 +261,9 @@ func (b *Breakers) streamServer(srv any, ss grpc.ServerStream, info *grpc.Stream
 	if err := overAlready(ctx); err != nil {
 		return err
 	}
-	c := &call{method: info.FullMethod, stream: true}
-	if e := b.enter(c, "", serverBit, ""); e != nil {
-		tell(ctx, e)
+	c := &call{ctx: ctx, method: info.FullMethod, stream: true}
+	if e := b.enter(c, "", serverBit, &noWishes); e != nil {
+		c.announce()
 		return e
 	}
 	if c.b == nil {

@@ -268,8 +268,8 @@ func TestOptionsAreNotShared(t *testing.T) {
 		wg.Go(func() {
 			_, err := r.streamClient(t.Context(), &grpc.StreamDesc{}, nil, method,
 				func(_ context.Context, _ *grpc.StreamDesc, _ *grpc.ClientConn, _ string, o ...grpc.CallOption) (grpc.ClientStream, error) {
-					o[len(o)-1].(grpc.OnFinishCallOption).OnFinish(nil)
-					o[len(o)-1].(grpc.OnFinishCallOption).OnFinish(errDown) // heard once
+					finished(o, nil)
+					finished(o, errDown) // heard once
 					return foreign{}, nil
 				}, opts...)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // key identifies a breaker.
@@ -118,5 +119,53 @@ func (t *table) all() iter.Seq[*breaker] {
 				}
 			}
 		}
+	}
+}
+
+// routes note, for some methods, which policy holds under one configuration and which breaker was found last, so that
+// most calls need not look into three maps (BenchmarkSuccess). A method has one place, which it may have to leave to
+// another that was there before. The zero value is empty; it is safe for concurrent use.
+type routes [32]atomic.Pointer[route]
+
+// route is immutable. Its breaker may be gone; whoever takes it has to look.
+type route struct {
+	side           which
+	method, target string
+	rule           *rule
+	breaker        *breaker
+}
+
+// place is the method's.
+func (rs *routes) place(side which, method string) *atomic.Pointer[route] {
+	h := uint(side)
+	if n := uint(len(method)); n > 0 {
+		h += n + 3*uint(method[n-1]) + 7*uint(method[n/2])
+	}
+	return &rs[h%uint(len(rs))]
+}
+
+// find is what is noted, nil if nothing is.
+func (rs *routes) find(side which, method, target string) *route {
+	x := rs.place(side, method).Load()
+	if x == nil || x.method != method || x.target != target || x.side != side {
+		return nil
+	}
+	return x
+}
+
+// note keeps what was found, unless another has the place. That one stays, or the two would put each other out with
+// every call.
+func (rs *routes) note(side which, method, target string, r *rule, b *breaker) {
+	p := rs.place(side, method)
+	if old := p.Load(); old == nil || old.breaker.gone.Load() {
+		p.CompareAndSwap(old, &route{side, method, target, r, b})
+	}
+}
+
+// forget takes back a note of b.
+func (rs *routes) forget(side which, method string, b *breaker) {
+	p := rs.place(side, method)
+	if old := p.Load(); old != nil && old.breaker == b {
+		p.CompareAndSwap(old, nil)
 	}
 }

@@ -164,6 +164,20 @@ func TestUpdateKeepsState(t *testing.T) {
 					t.Errorf("%v, want open", r.phase())
 				}
 			}},
+		"calls that were not slow are forgotten with the window": {
+			func(r *rig) {
+				r.update(Config{Policy: Policy{SlowCall: sec}})
+				for range 9 {
+					r.call(nil, 0)
+				}
+			},
+			Config{Policy: Policy{SlowCall: sec, Window: 20 * sec, MinCalls: 2}},
+			func(t *testing.T, r *rig) {
+				r.call(nil, sec)
+				if r.call(nil, sec); r.phase() != Open {
+					t.Errorf("%v, want open: 2 of 2 calls were slow", r.phase())
+				}
+			}},
 		"another key: forgotten": {
 			func(r *rig) { r.update(Config{Policy: one}); r.call(errDown, 0) },
 			Config{Policy: Policy{ConsecutiveFailures: 1, Key: Service}},
