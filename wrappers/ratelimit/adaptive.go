@@ -30,6 +30,8 @@ const (
 	maxTimings = 1000
 	// stale is the least age of a method's last call at which its expected duration is no longer believed.
 	stale = int64(time.Second)
+	// setBack is by how much a clock goes backwards that was set back.
+	setBack = int64(time.Second)
 )
 
 // ending is what a call's end tells a [gate].
@@ -67,6 +69,7 @@ type gate struct {
 	adaptive
 	jitter func() uint64
 
+	latest   int64 // the latest now seen
 	limit    float64
 	inFlight int
 	base     float64 // log ns; valid if known
@@ -122,6 +125,7 @@ func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verd
 	defer g.mu.Unlock()
 	t = g.timingLocked(method)
 	expected = time.Duration(t.median)
+	g.clockLocked(now)
 	g.window.arrivals++
 	g.giveUpLocked(now)
 	if g.inFlight >= int(g.limit) {
@@ -146,6 +150,7 @@ func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verd
 func (g *gate) glance(now int64) (expected time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.clockLocked(now)
 	g.giveUpLocked(now)
 	return g.latencyLocked(), g.inFlight < int(g.limit)
 }
@@ -154,10 +159,11 @@ func (g *gate) glance(now int64) (expected time.Duration, ok bool) {
 func (g *gate) leave(now, began int64, t *timing, e ending) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.clockLocked(now)
 	g.inFlight--
 	took := float64(max(now-began, 1))
-	if e == silent || e == timedOut && took < t.median {
-		return // nothing is known but that it would have taken longer
+	if now < began || e == silent || e == timedOut && took < t.median {
+		return // nothing is known, or only that it would have taken longer
 	}
 	t.observe(now, took)
 	if now < g.window.from {
@@ -167,6 +173,25 @@ func (g *gate) leave(now, began int64, t *timing, e ending) {
 	g.window.ends++
 	if g.ripeLocked(now) {
 		g.closeLocked(now)
+	}
+}
+
+// clockLocked notes what time it is. A little earlier than before means that calls read the clock in another order than
+// they came here. More means that it was set back; then what is remembered as later than now would not come for long.
+func (g *gate) clockLocked(now int64) {
+	if now >= g.latest {
+		g.latest = now
+		return
+	}
+	if g.latest-now < setBack {
+		return
+	}
+	g.latest = now
+	g.window = counts{from: now}
+	g.probe.began, g.probe.last = min(g.probe.began, now), min(g.probe.last, now)
+	g.other.seen = min(g.other.seen, now)
+	for _, t := range g.timings {
+		t.seen = min(t.seen, now)
 	}
 }
 

@@ -21,6 +21,7 @@ type sim struct {
 	timeout time.Duration
 
 	now    int64
+	set    int64 // how much the gate's clock is off
 	events events
 	queue  []*job
 	busy   int
@@ -36,8 +37,9 @@ type measure struct {
 }
 
 type job struct {
-	at int64
-	t  *timing
+	at    int64
+	began int64 // by the gate's clock
+	t     *timing
 }
 
 type event struct {
@@ -57,6 +59,9 @@ func (e *events) Pop() any {
 	*e = old[:len(old)-1]
 	return x
 }
+
+// clock is what the gate's clock shows.
+func (s *sim) clock() int64 { return s.now + s.set }
 
 func (s *sim) after(d time.Duration, do func()) { heap.Push(&s.events, event{s.now + int64(d), do}) }
 
@@ -81,13 +86,13 @@ func (s *sim) run(d time.Duration, perSecond float64) {
 
 func (s *sim) arrive() {
 	s.arrived++
-	j := &job{at: s.now}
+	j := &job{at: s.now, began: s.clock()}
 	if s.gate != nil {
 		remaining := outcome.NoDeadline
 		if s.timeout > 0 {
 			remaining = s.timeout
 		}
-		v, t, _ := s.gate.arrive(s.now, "/s/m", remaining)
+		v, t, _ := s.gate.arrive(s.clock(), "/s/m", remaining)
 		if v != enter {
 			s.refused++
 			return
@@ -118,7 +123,7 @@ func (s *sim) done(j *job) {
 		s.latencies = append(s.latencies, took)
 	}
 	if s.gate != nil {
-		s.gate.leave(s.now, j.at, j.t, e)
+		s.gate.leave(s.clock(), j.began, j.t, e)
 	}
 	s.next()
 }

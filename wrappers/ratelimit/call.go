@@ -82,6 +82,12 @@ func (s *settings) wishes(ctx context.Context, e *entry, method string, req any,
 	return n, wait, bypass
 }
 
+// saysWait reports whether o says if the call waits.
+func saysWait(o grpc.CallOption) bool {
+	_, says := o.(waitOption)
+	return says
+}
+
 // finished tells the OnFinish options among opts that the call ended with err, as gRPC does for the calls that it gets
 // to see. It returns err.
 func finished(opts []grpc.CallOption, err error) error {

@@ -16,7 +16,7 @@ import (
 func ExampleNew() {
 	l, err := ratelimit.New(ratelimit.Config{
 		Policy: ratelimit.Policy{
-			Rate: 10, Burst: 2, Key: "func", // 10 calls a second for each user
+			Rate: 1.0 / 60, Burst: 2, Key: "func", // a call a minute for each user, two at once
 			Adaptive: ratelimit.Adaptive{Enabled: true}, // and no more at once than the server can do
 		},
 		Methods: map[string]ratelimit.Policy{
@@ -54,9 +54,9 @@ func ExampleNew() {
 
 type user struct{}
 
-// A client that sends what it may, and nothing beyond.
+// A client that sends what it may, one call a minute, and nothing beyond.
 func ExampleUnaryClientInterceptor() {
-	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 100, Burst: 1})
+	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 1.0 / 60, Burst: 1})
 	_ = grpc.WithChainUnaryInterceptor(limit) // goes to grpc.NewClient
 
 	send := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
@@ -71,7 +71,7 @@ func ExampleUnaryClientInterceptor() {
 
 // Streams are limited by when they start.
 func ExampleStreamClientInterceptor() {
-	limit := ratelimit.StreamClientInterceptor(ratelimit.Policy{Rate: 100, Burst: 1})
+	limit := ratelimit.StreamClientInterceptor(ratelimit.Policy{Rate: 1.0 / 60, Burst: 1})
 	_ = grpc.WithChainStreamInterceptor(limit) // goes to grpc.NewClient
 
 	start := func(context.Context, *grpc.StreamDesc, *grpc.ClientConn, string,
@@ -116,7 +116,7 @@ func ExampleStreamServerInterceptor() {
 
 // A call that is worth many, and one that rather waits.
 func ExampleWithCost() {
-	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 1000, Burst: 100})
+	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 10, Burst: 100})
 	send := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	export := func(opts ...grpc.CallOption) {
 		err := limit(context.Background(), "/shop.Orders/Export", nil, nil, nil, send, opts...)
@@ -124,7 +124,7 @@ func ExampleWithCost() {
 	}
 	export(ratelimit.WithCost(90))
 	export(ratelimit.WithCost(90))
-	export(ratelimit.WithCost(90), ratelimit.WithWait(true)) // 80 ms
+	export(ratelimit.WithCost(11), ratelimit.WithWait(true)) // a tenth of a second
 	// Output:
 	// OK
 	// ResourceExhausted
@@ -133,7 +133,7 @@ func ExampleWithCost() {
 
 // A call that must not be held up: a cancellation is worth more than fairness.
 func ExampleBypass() {
-	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 1, Burst: 1})
+	limit := ratelimit.UnaryClientInterceptor(ratelimit.Policy{Rate: 1.0 / 60, Burst: 1})
 	send := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	call := func(method string, opts ...grpc.CallOption) {
 		err := limit(context.Background(), method, nil, nil, nil, send, opts...)

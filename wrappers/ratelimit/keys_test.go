@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -113,6 +114,37 @@ func TestKeys(t *testing.T) {
 }
 
 // TestClientKeys: on a client, peer is the target and metadata the outgoing one.
+// TestKeysAreBounded: what callers send does not fill the memory, whether they name themselves or, where a server has an
+// UnknownServiceHandler, methods.
+func TestKeysAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 10_000)
+	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("tenant", long))
+	l := mustNew(t, Config{Policy: Policy{Rate: 1, PerMethod: true, Key: "metadata:tenant", MaxKeys: 3}})
+	for i := range 100 {
+		info := &grpc.StreamServerInfo{FullMethod: "/a.A/" + strconv.Itoa(i) + long}
+		if err := l.StreamServerInterceptor()(nil, bare{ctx: ctx}, info, func(any, grpc.ServerStream) error { return nil }); i < 3 && err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	bs := l.settings.Load().scopes["*"].many
+	if n, shares := bs.size(); n != 3 || shares != 97 {
+		t.Errorf("%d buckets, the shared one was given out %d times, want 3 and 97", n, shares)
+	}
+	for k := range bs.byID {
+		if len(k.method) > maxKey || len(k.caller) > maxKey {
+			t.Errorf("a key has %d and %d bytes, want at most %d", len(k.method), len(k.caller), maxKey)
+		}
+	}
+}
+
+type bare struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (b bare) Context() context.Context { return b.ctx }
+func (b bare) SetTrailer(_ metadata.MD) {}
+
 func TestClientKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {

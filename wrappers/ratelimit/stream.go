@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"io"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -14,7 +15,8 @@ import (
 // RecvMsg each are.
 type messages struct {
 	l     *Limiter
-	ask   ask // of the stream's start
+	ask   ask  // of the stream's start
+	fixed bool // an option says whether they wait, not the policy
 	first bool
 }
 
@@ -32,6 +34,9 @@ func (m *messages) next(ctx context.Context, identify func(*settings, *entry) id
 			return nil, nil
 		}
 		m.ask.s, m.ask.e = s, e
+		if !m.fixed {
+			m.ask.wait = e.Wait
+		}
 		m.ask.id = identify(s, e)
 	}
 	e := m.ask.e
@@ -85,7 +90,7 @@ var errAborted = status.Error(codes.Aborted, "ratelimit: the call's goroutine pa
 
 func (l *Limiter) startClientStream(ctx context.Context, a ask, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 	streamer grpc.Streamer, opts []grpc.CallOption) (grpc.ClientStream, error) {
-	st := &clientStream{messages: messages{l: l, ask: a}, cc: cc}
+	st := &clientStream{messages: messages{l: l, ask: a, fixed: slices.ContainsFunc(opts, saysWait)}, cc: cc}
 	opts, st.finish = withoutFinish(opts)
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	err := errAborted

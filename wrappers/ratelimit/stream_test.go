@@ -79,6 +79,15 @@ func TestMessagesFollowUpdate(t *testing.T) {
 				t.Errorf("after Update to %+v: refused, want not (%v)", c.Policy, err)
 			}
 		}
+		for _, fixed := range []bool{false, true} {
+			m.fixed, m.ask.wait = fixed, false
+			for _, wait := range []bool{true, false} {
+				c := Config{Policy: Policy{Rate: 1, Burst: 9, MessageCost: 1, PerMethod: true, Wait: wait}}
+				if err := l.Update(c); err != nil || !next() || m.ask.wait != (wait && !fixed) {
+					t.Errorf("after Update to Wait = %v: messages wait: %v; an option says no: %v (%v)", wait, m.ask.wait, fixed, err)
+				}
+			}
+		}
 		if m.ask.id.caller != "x" {
 			t.Errorf("caller = %q, want x: the policy that holds says who it is", m.ask.id.caller)
 		}
