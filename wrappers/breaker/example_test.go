@@ -212,3 +212,28 @@ func ExampleWithKey() {
 	// Output:
 	// key shard 7 on passthrough:///orders is open
 }
+
+// A report may take a minute where other calls have a second, and has to wait while there is much to do.
+func ExampleWithOverride() {
+	breakers, err := breaker.New(breaker.Config{Policy: breaker.Policy{Timeout: time.Second, MaxConcurrent: 100}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	report := breaker.WithOverride(breaker.Override{Timeout: time.Minute, MaxConcurrent: 10}) // made once
+	call := breakers.UnaryClientInterceptor()
+	for _, opts := range [][]grpc.CallOption{nil, {report}} {
+		err := call(context.Background(), "/shop.Orders/Report", nil, nil, nil,
+			func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+				d, _ := ctx.Deadline()
+				fmt.Println("has more than ten seconds:", time.Until(d) > 10*time.Second)
+				return nil
+			}, opts...)
+		if err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output:
+	// has more than ten seconds: false
+	// has more than ten seconds: true
+}
