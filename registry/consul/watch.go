@@ -113,6 +113,9 @@ func (q *querier) ask(ctx context.Context) ([]*api.ServiceEntry, *api.QueryMeta,
 		AllowStale:        r.cfg.Consistency == ConsistencyStale,
 		RequireConsistent: r.cfg.Consistency == ConsistencyStrong,
 		WaitIndex:         q.cursor.index,
+		// It is the only way to keep the agent from answering out of its streaming backend, whose view of a service
+		// can lack an instance for good (ADR-0004). That the answer is sorted by distance is not used.
+		Near: "_agent",
 	}
 	limit := requestTime
 	if o.WaitIndex != 0 {
