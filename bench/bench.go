@@ -24,6 +24,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -31,10 +32,12 @@ import (
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/balancer/leastrequest"
 	"google.golang.org/grpc/balancer/roundrobin"
+	gresolver "google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
+	"github.com/evenkeel/evenkeel/registry"
 )
 
 // Policy is what is measured: a policy and its configuration. Its zero value is not usable: Label is required, and a
@@ -52,6 +55,12 @@ type Policy struct {
 	// (gbalancer.DoneInfo.ServerLoad), for policies that weigh by load reports; nil means nothing. The calls that
 	// wear a rig in bring it, those that are timed do not, which is in the policy's favour.
 	Report func(index int) any
+	// Address makes what the policy's own resolver hands over for an instance, for the many policies that are built on
+	// grpc-go's package base and read addresses; nil means endpoints, with the instance attached.
+	Address func(*registry.Instance) gresolver.Address
+	// Bind binds a filter that one in ten of a [Fleet] meets to a call's context, in the way of the policy's library; nil
+	// means evenkeel's.
+	Bind func(context.Context) context.Context
 	// Heavy: the first instance gets a hundred times the mean weight when its weight changes, not 3.
 	Heavy bool
 }
@@ -125,4 +134,16 @@ func (p Policy) parse() (serviceconfig.LoadBalancingConfig, error) {
 		return nil, fmt.Errorf("policy %s: %w", p.Label, err)
 	}
 	return cfg, nil
+}
+
+// state is what the policy's resolver says about a fleet.
+func (p Policy) state(fleet []registry.Instance) gresolver.State {
+	if p.Address == nil {
+		return gresolver.State{Endpoints: lbtest.Endpoints(fleet...)}
+	}
+	addrs := make([]gresolver.Address, len(fleet))
+	for i := range fleet {
+		addrs[i] = p.Address(&fleet[i])
+	}
+	return gresolver.State{Addresses: addrs}
 }

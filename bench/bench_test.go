@@ -9,7 +9,9 @@ import (
 	"github.com/evenkeel/evenkeel/balancer"
 )
 
-func TestMain(m *testing.M) { os.Exit(Main(m)) }
+func TestMain(m *testing.M) {
+	os.Exit(Main(m, "github.com/sony/gobreaker/v2", "golang.org/x/time"))
+}
 
 // BenchmarkPick is what a call pays for being balanced. Policies are the innermost loop, so that those which are
 // compared run one right after the other.
@@ -114,6 +116,20 @@ func BenchmarkMemory(b *testing.B) {
 			b.Run(fmt.Sprintf("policy=%s/n=%d/filters=%d", row.p.Label, n, row.inUse), func(b *testing.B) {
 				Memory(b, row.p, n, row.inUse)
 			})
+		}
+	}
+}
+
+// BenchmarkWhole is a call from end to end, beside a plain one.
+func BenchmarkWhole(b *testing.B) {
+	w, err := NewWhole()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer w.Close()
+	for _, c := range []Context{{}, {Deadline: true}} {
+		for _, s := range []Stack{Plain(), Full()} { // the first shows what a difference of nothing looks like
+			b.Run(fmt.Sprintf("stack=%s/ctx=%v", s.Label, c), func(b *testing.B) { w.Compare(b, s, c) })
 		}
 	}
 }

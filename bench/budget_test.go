@@ -12,7 +12,6 @@ import (
 	gresolver "google.golang.org/grpc/resolver"
 
 	"github.com/evenkeel/evenkeel/filters"
-	"github.com/evenkeel/evenkeel/internal/lbtest"
 	"github.com/evenkeel/evenkeel/internal/leak"
 )
 
@@ -114,7 +113,7 @@ func TestWorn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fresh.Close()
-	if err := fresh.update(lbtest.Endpoints(wornFleet(3)...)); err != nil {
+	if err := fresh.update(fresh.policy.state(wornFleet(3))); err != nil {
 		t.Fatal(err)
 	}
 	if err := fresh.assertWorn(); err == nil {
@@ -197,7 +196,7 @@ func TestConverge(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := r.update(lbtest.Endpoints(Fleet(30)...)); err != nil {
+		if err := r.update(p.state(Fleet(30))); err != nil {
 			t.Fatal(err)
 		}
 		done, err := r.covered(0, 30)

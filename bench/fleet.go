@@ -45,6 +45,8 @@ func address(i int) string { return fmt.Sprintf("10.%d.%d.%d:8080", i>>16&255, i
 // Tenth is met by one in ten of a [Fleet].
 func Tenth() filters.Filter { return filters.Label("slot", "0") }
 
+func bindTenth(ctx context.Context) context.Context { return filters.NewContext(ctx, Tenth(), service) }
+
 // wornFleet is a tagged fleet of n and the two that get no calls. Both meet Tenth, so that they are out of it as well.
 func wornFleet(n int) []registry.Instance {
 	fleet := tagged(n + 2)
@@ -91,23 +93,31 @@ type rpcInfo struct{ failFast bool }
 
 type rpcInfoKey struct{}
 
-// New makes a context such as grpc-go hands to a picker: the application's values at the bottom, outgoing metadata,
-// the filter, then what grpc-go itself adds for a call (a cancellation, by the deadline if there is one) and for an
-// attempt (a value). stop frees its timer.
-func (c Context) New() (ctx context.Context, stop func()) {
+// New makes a context such as grpc-go hands to the picker of p: the application's, then what grpc-go itself adds for a
+// call (a cancellation) and for an attempt (a value). stop frees its timer.
+func (c Context) New(p Policy) (ctx context.Context, stop func()) {
+	ctx, stopApp := c.app(p.Bind)
+	ctx, stopCall := context.WithCancel(ctx)
+	ctx = context.WithValue(ctx, rpcInfoKey{}, &rpcInfo{failFast: true})
+	return ctx, func() { stopCall(); stopApp() }
+}
+
+// app makes a context such as an application calls with: two values of its own at the bottom, outgoing metadata, the
+// filter, and the deadline if there is one.
+func (c Context) app(bind func(context.Context) context.Context) (ctx context.Context, stop func()) {
 	ctx = context.WithValue(context.Background(), appKey(0), "request 4711")
 	ctx = context.WithValue(ctx, appKey(1), "user 42")
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", "4711", "authorization", "bearer of a token")
 	if c.Filtered {
-		ctx = filters.NewContext(ctx, Tenth(), service)
+		if bind == nil {
+			bind = bindTenth
+		}
+		ctx = bind(ctx)
 	}
-	stopDeadline := func() {}
 	if c.Deadline {
-		ctx, stopDeadline = context.WithTimeout(ctx, time.Hour)
+		return context.WithTimeout(ctx, time.Hour)
 	}
-	ctx, stopCall := context.WithCancel(ctx)
-	ctx = context.WithValue(ctx, rpcInfoKey{}, &rpcInfo{failFast: true})
-	return ctx, func() { stopCall(); stopDeadline() }
+	return ctx, func() {}
 }
 
 // String is the context in a benchmark's name.

@@ -13,13 +13,12 @@ import (
 	gresolver "google.golang.org/grpc/resolver"
 
 	"github.com/evenkeel/evenkeel/filters"
-	"github.com/evenkeel/evenkeel/internal/lbtest"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
 // Pick times picks together with the ends of their calls, one after another.
 func (r *Rig) Pick(b *testing.B, c Context) {
-	ctx, stop := c.New()
+	ctx, stop := c.New(r.policy)
 	defer stop()
 	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 	b.ReportAllocs()
@@ -37,7 +36,7 @@ func (r *Rig) PickParallel(b *testing.B, c Context) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		ctx, stop := c.New()
+		ctx, stop := c.New(r.policy)
 		defer stop()
 		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		for pb.Next() {
@@ -52,7 +51,7 @@ func (r *Rig) PickParallel(b *testing.B, c Context) {
 // Allocs is how many allocations a pick and its end make on average, without timing anything; 0 means fewer than one
 // in so many picks. (Now and then a collection empties a pool, which is then filled again.)
 func (r *Rig) Allocs(c Context, picks int) float64 {
-	ctx, stop := c.New()
+	ctx, stop := c.New(r.policy)
 	defer stop()
 	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 	var failed error
@@ -71,7 +70,7 @@ func (r *Rig) Allocs(c Context, picks int) float64 {
 
 // Share is the part of so many calls that the endpoint whose connection was made first gets.
 func (r *Rig) Share(calls int) (float64, error) {
-	ctx, stop := Context{}.New()
+	ctx, stop := Context{}.New(r.policy)
 	defer stop()
 	first := 0
 	for range calls {
@@ -101,7 +100,7 @@ func (r *Rig) Use(n int) error {
 // over all n endpoints, with connections that are ready at once. The end is the moment at which that picker reached
 // the channel, so waiting on purpose is part of the time; asking pickers whether they cover everything is not.
 func Converge(b *testing.B, p Policy, n int) {
-	eps := lbtest.Endpoints(Fleet(n)...)
+	all := p.state(Fleet(n))
 	b.ReportAllocs()
 	b.StopTimer()
 	var total time.Duration
@@ -113,7 +112,7 @@ func Converge(b *testing.B, p Policy, n int) {
 		runtime.GC() // what the previous round left is not this one's
 		b.StartTimer()
 		start := time.Now()
-		if err := r.update(eps); err != nil {
+		if err := r.update(all); err != nil {
 			b.Fatal(err)
 		}
 		done, err := r.covered(0, n)
@@ -144,9 +143,9 @@ type Changer struct {
 	r     *Rig
 	kind  Kind
 	conn  *Conn
-	lists [2][]gresolver.Endpoint // after an even and an odd number of changes
-	quiet time.Duration           // how long to leave the policy alone
-	there bool                    // the next change is there, not back
+	lists [2]gresolver.State // after an even and an odd number of changes
+	quiet time.Duration      // how long to leave the policy alone
+	there bool               // the next change is there, not back
 }
 
 // NewChanger makes a rig of n endpoints with some filters in use, each of which one in ten of the endpoints meets and
@@ -193,7 +192,7 @@ func (c *Changer) prepare(n, inUse int) error {
 	r := c.r
 	fleet, other := tagged(n), tagged(n) // a registry makes all records anew, so none is recognised by its address in memory
 	delete(other[0].Labels, tag(0))
-	c.lists = [2][]gresolver.Endpoint{lbtest.Endpoints(fleet...), lbtest.Endpoints(other...)}
+	c.lists = [2]gresolver.State{r.policy.state(fleet), r.policy.state(other)}
 	if err := r.update(c.lists[0]); err != nil {
 		return err
 	}
@@ -264,7 +263,7 @@ func Memory(b *testing.B, p Policy, n, inUse int) {
 	} else {
 		fleet = Fleet(n)
 	}
-	eps := lbtest.Endpoints(fleet...)
+	all := p.state(fleet)
 	var total float64
 	for range b.N {
 		before := heap()
@@ -272,7 +271,7 @@ func Memory(b *testing.B, p Policy, n, inUse int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := r.update(eps); err != nil {
+		if err := r.update(all); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := r.covered(0, n); err != nil {
@@ -286,7 +285,7 @@ func Memory(b *testing.B, p Policy, n, inUse int) {
 		total += float64(heap()) - float64(before)
 		r.Close()
 	}
-	runtime.KeepAlive(eps)
+	runtime.KeepAlive(all)
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(total/float64(b.N)/float64(n), "B/endpoint")
 }

@@ -18,7 +18,6 @@ import (
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/filters"
-	"github.com/evenkeel/evenkeel/internal/lbtest"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -58,9 +57,9 @@ func (r *Rig) Close() {
 	r.ch.Settle()
 }
 
-// update hands endpoints to the policy and lets their connections settle.
-func (r *Rig) update(eps []gresolver.Endpoint) error {
-	if err := lbtest.Update(r.b, r.cfg, eps); err != nil {
+// update hands a resolver's state to the policy and lets the connections settle.
+func (r *Rig) update(s gresolver.State) error {
+	if err := r.b.UpdateClientConnState(gbalancer.ClientConnState{ResolverState: s, BalancerConfig: r.cfg}); err != nil {
 		return fmt.Errorf("policy %s: update: %w", r.policy.Label, err)
 	}
 	r.ch.Settle()
@@ -106,7 +105,7 @@ func NewWorn(p Policy, n int) (*Rig, error) {
 
 func (r *Rig) wear(n int) error {
 	fleet := wornFleet(n)
-	if err := r.update(lbtest.Endpoints(fleet...)); err != nil {
+	if err := r.update(r.policy.state(fleet)); err != nil {
 		return err
 	}
 	if _, err := r.covered(0, len(fleet)); err != nil {
@@ -125,7 +124,7 @@ func (r *Rig) wear(n int) error {
 	fleet = append([]registry.Instance(nil), fleet...) // what was handed over must not be modified
 	fleet[n+1].Draining = true
 	fleet[0].Weight = r.policy.weight()
-	if err := r.update(lbtest.Endpoints(fleet...)); err != nil {
+	if err := r.update(r.policy.state(fleet)); err != nil {
 		return err
 	}
 	if r.policy.ours() {
@@ -137,7 +136,7 @@ func (r *Rig) wear(n int) error {
 		return err
 	}
 	// Once more, so that what the policy has learned from the calls is in its picker now, and not after some period.
-	return r.update(lbtest.Endpoints(fleet...))
+	return r.update(r.policy.state(fleet))
 }
 
 // assertWorn checks evenkeel's own report.
@@ -173,10 +172,14 @@ func (r *Rig) traffic(n int) error {
 		if c.Filtered && n < 10 { // nobody is one in ten of three
 			continue
 		}
-		ctx, stop := c.New()
+		ctx, stop := c.New(r.policy)
 		defer stop()
 		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
-		for range callsEach * n {
+		calls := callsEach * n
+		if c.Filtered {
+			calls /= 10
+		}
+		for range calls {
 			if err := r.reported(picker, info, n); err != nil {
 				return err
 			}

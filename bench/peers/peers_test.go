@@ -14,6 +14,7 @@ package peers
 import (
 	"fmt"
 	"os"
+	"slices"
 	"testing"
 
 	v3orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
@@ -23,7 +24,18 @@ import (
 	"github.com/evenkeel/evenkeel/bench"
 )
 
-func TestMain(m *testing.M) { os.Exit(bench.Main(m)) }
+func TestMain(m *testing.M) {
+	setKratosSelector()
+	os.Exit(bench.Main(m, "github.com/go-kratos/kratos/v2", "github.com/zeromicro/go-zero",
+		"github.com/failsafe-go/failsafe-go", "github.com/grpc-ecosystem/go-grpc-middleware/v2",
+		"github.com/sony/gobreaker/v2", "golang.org/x/time"))
+}
+
+// What go-zero brings, if it is there.
+var (
+	goZeroPolicies []bench.Policy
+	goZeroStacks   []bench.Stack
+)
 
 // weightedRoundRobin believes reports at once and for good, and makes a schedule only with a new picker: by default it
 // does so every second, which would be work beside whatever else is being measured.
@@ -64,27 +76,76 @@ func heavy(p bench.Policy) bench.Policy {
 	return p
 }
 
+// policies are those for a number of endpoints, each beside the one of evenkeel's that does the same. The policies that
+// are built on grpc-go's package base are measured with up to 4,000: they make everything anew with every connection, so
+// that one of them would be busy for a minute until it has 10,000.
+func policies(n int) []bench.Policy {
+	ewma := slices.Concat([]bench.Policy{bench.Evenkeel(balancer.PeakEWMA{})}, goZeroPolicies, []bench.Policy{kratosP2C()})
+	weighted := bench.Evenkeel(balancer.Weighted{})
+	others := []bench.Policy{
+		bench.GRPCRoundRobin(), bench.Evenkeel(balancer.RoundRobin{}), bench.Evenkeel(balancer.Random{}),
+		bench.Evenkeel(balancer.LeastRequest{}), bench.GRPCLeastRequest(),
+		weighted, weightedRoundRobin(), heavy(weighted), heavy(weightedRoundRobin()),
+	}
+	switch n {
+	case 4000:
+		return ewma
+	case 10000:
+		return append(others, ewma[0])
+	}
+	return append(others, ewma...)
+}
+
+// filtered are those that have filters, and the one of evenkeel's beside them.
+func filtered(n int) []bench.Policy {
+	ours := bench.Evenkeel(balancer.PeakEWMA{})
+	switch {
+	case n < 10: // nobody is one in ten of three
+		return nil
+	case n > 4000:
+		return []bench.Policy{ours}
+	}
+	return []bench.Policy{ours, kratosP2C()}
+}
+
 // BenchmarkPick is the benchmark of package bench with these policies, and under the same names.
 func BenchmarkPick(b *testing.B) {
-	weighted := bench.Evenkeel(balancer.Weighted{})
-	policies := []bench.Policy{
-		weighted, weightedRoundRobin(), heavy(weighted), heavy(weightedRoundRobin()), bench.GRPCRoundRobin(),
-	}
-	for _, n := range []int{3, 100, 1000, 10000} {
+	for _, n := range []int{3, 100, 1000, 4000, 10000} {
 		rigs := bench.NewRigs(n)
 		for _, par := range []string{"1", "all"} {
-			for _, p := range policies {
-				b.Run(fmt.Sprintf("policy=%s/n=%d/filter=none/ctx=plain/par=%s", p.Label, n, par), func(b *testing.B) {
-					r := rigs.Of(b, p)
-					if par == "all" {
-						r.PickParallel(b, bench.Context{})
-					} else {
-						r.Pick(b, bench.Context{})
-					}
-				})
+			for _, p := range policies(n) {
+				pick(b, rigs, p, n, bench.Context{}, par)
 			}
 		}
+		for _, p := range filtered(n) {
+			pick(b, rigs, p, n, bench.Context{Filtered: true}, "1")
+		}
 		rigs.Close()
+	}
+}
+
+func pick(b *testing.B, rigs *bench.Rigs, p bench.Policy, n int, c bench.Context, par string) {
+	filter := "none"
+	if c.Filtered {
+		filter = "one_in_ten"
+	}
+	b.Run(fmt.Sprintf("policy=%s/n=%d/filter=%s/ctx=%v/par=%s", p.Label, n, filter, c, par), func(b *testing.B) {
+		if r := rigs.Of(b, p); par == "all" {
+			r.PickParallel(b, c)
+		} else {
+			r.Pick(b, c)
+		}
+	})
+}
+
+// BenchmarkConverge is the benchmark of package bench with these policies.
+func BenchmarkConverge(b *testing.B) {
+	all := slices.Concat([]bench.Policy{bench.Evenkeel(balancer.RoundRobin{}), weightedRoundRobin()},
+		goZeroPolicies, []bench.Policy{kratosP2C()})
+	for _, n := range []int{100, 1000, 4000} {
+		for _, p := range all {
+			b.Run(fmt.Sprintf("policy=%s/n=%d", p.Label, n), func(b *testing.B) { bench.Converge(b, p, n) })
+		}
 	}
 }
 

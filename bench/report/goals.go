@@ -1,12 +1,10 @@
 package main
 
-import (
-	"fmt"
-	"strings"
-)
+import "strings"
 
 // goal is a goal of the issue "The hot path".
 type goal struct {
+	id         string // of its section in missed.md
 	path, want string
 	// measure returns the value to judge, at which row it was worst, and whether the run has the rows.
 	measure func(*Run) (value float64, where string, ok bool)
@@ -15,25 +13,40 @@ type goal struct {
 }
 
 var goals = []goal{
-	{"pick + done, random and round_robin", "at most 30 ns", picks("ctx=plain", "random", "round_robin"), 30, " ns"},
-	{"the same with a deadline", "at most 60 ns", picks("ctx=deadline", "random", "round_robin"), 60, " ns"},
-	{"the same at n = 10,000, by n = 3", "at most 2×", spreadOver("random", "round_robin"), 2, "×"},
-	{"allocations of any of evenkeel's picks", "0", allocations, 0, ""},
-	{"least_request, by grpc's", "at most 0.4×", against("least_request", "grpc_least_request"), 0.4, "×"},
-	{"weighted, by grpc's weighted_round_robin", "at most 0.7×", against("weighted", "grpc_weighted_round_robin"), 0.7, "×"},
-	{"weighted with one weight of 100 times the mean, by without", "1×, or 1.2× with noise", heavy, 1.2, "×"},
-	{"peak_ewma, by go-zero's p2c", "at most 0.5×", against("peak_ewma", "go_zero_p2c"), 0.5, "×"},
-	{"a filter at n = 10,000, over the same pick without at 3", "at most 60 ns", filterCost("Pick"), 60, " ns"},
-	{"the same while 64 other filters are in use", "at most 60 ns", filterCost("PickOf64"), 60, " ns"},
-	{"all cores at once, time by that of one", "below 1×", parallel, 1, "×"},
-	{"convergence, 4,000 by 1,000", "at most 5×", growth("1000", "4000"), 5, "×"},
-	{"convergence, 10,000 by 4,000", "at most 3×", growth("4000", "10000"), 3, "×"},
-	{"convergence at 4,000, by grpc's round_robin", "at most 0.03×", convergence, 0.03, "×"},
-	{"a changed state, 64 filters", "at most 1 ms", change("state", "ns/op", 1e-6), 1, " ms"},
-	{"a changed state, 64 filters", "at most 200 KB", change("state", "B/op", 1e-3), 200, " KB"},
-	{"changed labels, 64 filters", "at most 1 ms", change("labels", "ns/op", 1e-6), 1, " ms"},
-	{"changed labels, 64 filters", "at most 200 KB", change("labels", "B/op", 1e-3), 200, " KB"},
-	{"memory for an endpoint, by grpc's round_robin", "at most 1.1×", memoryRatio, 1.1, "×"},
+	{"pick", "pick + done, random and round_robin", "at most 30 ns", picks("ctx=plain", "random", "round_robin"), 30, " ns"},
+	{"pick-deadline", "the same with a deadline", "at most 60 ns",
+		picks("ctx=deadline", "random", "round_robin"), 60, " ns"},
+	{"pick-size", "the same at n = 10,000, by n = 3", "at most 2×", spreadOver("random", "round_robin"), 2, "×"},
+	{"pick-allocs", "allocations of any of evenkeel's picks", "0", allocations, 0, ""},
+	{"least-request", "least_request, by grpc's", "at most 0.4×", against("least_request", "grpc_least_request"), 0.4, "×"},
+	{"peak-ewma", "peak_ewma, by go-zero's p2c", "at most 0.5×", against("peak_ewma", "go_zero_p2c"), 0.5, "×"},
+	{"weighted", "weighted, by grpc's weighted_round_robin", "at most 0.7×",
+		against("weighted", "grpc_weighted_round_robin"), 0.7, "×"},
+	{"weighted-heavy", "weighted with one weight of 100 times the mean, by without", "1×, or 1.2× with noise", heavy, 1.2, "×"},
+	{"filter", "a filter at n = 10,000, over the same pick without at 3", "at most 60 ns", filterCost("Pick"), 60, " ns"},
+	{"filter-64", "the same while 64 other filters are in use", "at most 60 ns", filterCost("PickOf64"), 60, " ns"},
+	{"parallel", "all cores at once, time by that of one", "below 1×", parallel, 1, "×"},
+	{"converge-4000", "convergence, 4,000 by 1,000", "at most 5×", growth("1000", "4000"), 5, "×"},
+	{"converge-10000", "convergence, 10,000 by 4,000", "at most 3×", growth("4000", "10000"), 3, "×"},
+	{"converge", "convergence at 4,000, by grpc's round_robin", "at most 0.03×", convergence, 0.03, "×"},
+	{"state-time", "a changed state, 64 filters", "at most 1 ms", change("state", "ns/op", 1e-6), 1, " ms"},
+	{"state-bytes", "a changed state, 64 filters", "at most 200 KB", change("state", "B/op", 1e-3), 200, " KB"},
+	{"labels-time", "changed labels, 64 filters", "at most 1 ms", change("labels", "ns/op", 1e-6), 1, " ms"},
+	{"labels-bytes", "changed labels, 64 filters", "at most 200 KB", change("labels", "B/op", 1e-3), 200, " KB"},
+	{"memory", "memory for an endpoint, by grpc's round_robin", "at most 1.1×", memoryRatio, 1.1, "×"},
+	{"stack-failsafe", "retry + breaker + ratelimit, by failsafe-go's", "at most 0.3×", wrapped(three, "failsafe_go"), 0.3, "×"},
+	{"stack-libraries", "the same, by gobreaker + x/time/rate by hand", "at most 1.5×", wrapped(three, "libraries"), 1.5, "×"},
+	{"stack-allocs", "allocations of the same", "at most 2", wrapperRow(three, "evenkeel", "allocs/op"), 2, ""},
+	{"retry", "retry alone", "at most 80 ns", wrapperRow("retry", "evenkeel", "ns/op"), 80, " ns"},
+	{"retry-allocs", "allocations of retry alone", "at most 1", wrapperRow("retry", "evenkeel", "allocs/op"), 1, ""},
+	{"breaker", "breaker alone, by gobreaker", "at most 1.5×", wrapped("breaker", "gobreaker"), 1.5, "×"},
+	{"breaker-allocs", "allocations of breaker beyond gobreaker's", "0", beyond("breaker", "gobreaker"), 0, ""},
+	{"ratelimit", "ratelimit alone, by x/time/rate", "at most 1.5×", wrapped("ratelimit", "x_time_rate"), 1.5, "×"},
+	{"ratelimit-allocs", "allocations of ratelimit beyond x/time/rate's", "0", beyond("ratelimit", "x_time_rate"), 0, ""},
+	{"trace", "trace without a tracer, and unsampled", "at most 100 ns", traced("ns/op"), 100, " ns"},
+	{"trace-allocs", "allocations of the same", "0", traced("allocs/op"), 0, ""},
+	{"whole-allocs", "whole call, allocations beyond plain round_robin", "at most 4", wholeWorst("more-allocs/op"), 4, ""},
+	{"whole-time", "whole call, time by plain round_robin's", "at most 1.03×", wholeWorst("by-plain"), 1.03, "×"},
 }
 
 const evenkeel = "evenkeel_"
@@ -190,31 +203,4 @@ func memoryRatio(r *Run) (float64, string, bool) {
 		}
 	}
 	return m.result()
-}
-
-// writeGoals writes every goal with what was measured, in the first run that has its rows.
-func writeGoals(w *strings.Builder, runs []*Run) {
-	w.WriteString("## Goals beside what was measured\n\n")
-	w.WriteString("Worst of the rows that a goal is about, by medians; one policy against another in the same run.\n\n")
-	t := &table{head: []string{"path", "goal", "measured", ""}}
-	reached, measured := 0, 0
-	for _, g := range goals {
-		row := []string{g.path, g.want, "", "not measured"}
-		for _, r := range runs {
-			v, where, ok := g.measure(r)
-			if !ok {
-				continue
-			}
-			measured++
-			row[2], row[3] = fmt.Sprintf("%s%s (%s)", figure(v), g.unit, where), "**not reached**"
-			if v < g.limit || v == g.limit && !strings.HasPrefix(g.want, "below") {
-				row[3] = "reached"
-				reached++
-			}
-			break
-		}
-		t.rows = append(t.rows, row)
-	}
-	t.write(w)
-	fmt.Fprintf(w, "Reached: %d of %d. Not measured here: %d.\n\n", reached, len(goals), len(goals)-measured)
 }

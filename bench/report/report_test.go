@@ -1,8 +1,13 @@
 package main
 
 import (
+	"encoding/xml"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -69,7 +74,7 @@ func TestParseRefuses(t *testing.T) {
 }
 
 func TestRender(t *testing.T) {
-	got := render([]*Run{parse(t, raw)})
+	got := render([]*Run{parse(t, raw)}, map[string]string{"converge": "It is known why."})
 	for _, want := range []string{
 		"| pick + done, random and round_robin | at most 30 ns | 22.0 ns (round_robin, n = 3) | reached |",
 		"| convergence at 4,000, by grpc's round_robin | at most 0.03× | 0.0400× (round_robin) | **not reached** |",
@@ -78,6 +83,7 @@ func TestRender(t *testing.T) {
 		"| evenkeel_round_robin | 22.0 [20.0, 40.0] | 0 |",
 		"| evenkeel_round_robin / grpc_round_robin | 4.89× [4.00, 10.0] |",
 		"| commit | 0123456789ab |",
+		"measured 0.0400× (round_robin)\n\nIt is known why.\n",
 		"| evenkeel_round_robin, 0 | 1,100 | 1.10× [1.10, 1.10] |",
 	} {
 		if !strings.Contains(got, want) {
@@ -95,10 +101,11 @@ func TestRunKeepsTheProse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(results, raw)
+	write(results, strings.Replace(raw, "PASS", "BenchmarkPick/policy=grpc_round_robin/n=9/filter=none/ctx=plain/par=1-2 1 6 ns/op", 1))
 	write(readme, "before\n"+begin+"old\n"+end+"after\n")
+	write(filepath.Join(dir, "missed.md"), "For people.\n\n## converge\n\nIt is known why.\n")
 	for range 2 { // what it wrote it can replace
-		if err := run(readme, []string{results}); err != nil {
+		if err := run(dir, []string{results}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -107,15 +114,141 @@ func TestRunKeepsTheProse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := string(text); !strings.HasPrefix(s, "before\n"+begin) || !strings.HasSuffix(s, end+"after\n") ||
-		strings.Contains(s, "old") || strings.Count(s, "## Goals") != 1 {
+		strings.Contains(s, "old") || strings.Count(s, "## Goals beside") != 1 || !strings.Contains(s, "It is known why.") {
 		t.Errorf("README is\n%s", s)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "cost.svg")); err != nil {
+		t.Error(err)
+	}
 	write(readme, "no markers")
-	if err := run(readme, []string{results}); err == nil {
+	if err := run(dir, []string{results}); err == nil {
 		t.Error("no error without markers, want one")
 	}
-	if err := run(readme, []string{filepath.Join(dir, "missing.txt")}); err == nil {
+	if err := run(dir, []string{filepath.Join(dir, "missing.txt")}); err == nil {
 		t.Error("no error without results, want one")
+	}
+}
+
+// TestSections checks that what people write about a goal is found, and that text for no goal is an error.
+func TestSections(t *testing.T) {
+	notes, err := sections("Preface.\n\n## pick, pick-deadline\n\nOne.\n\nTwo.\n\n## labels-time\nThree.\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"pick": "One.\n\nTwo.", "pick-deadline": "One.\n\nTwo.", "labels-time": "Three."} {
+		if notes[id] != want {
+			t.Errorf("section %s = %q, want %q", id, notes[id], want)
+		}
+	}
+	if _, err := sections("## pick-dedline\n\nText.\n"); err == nil {
+		t.Error("no error for a goal that does not exist, want one")
+	}
+	text, err := os.ReadFile(filepath.Join("..", "missed.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sections(string(text)); err != nil {
+		t.Errorf("missed.md: %v", err)
+	}
+}
+
+// TestGoals has every goal of a kind judged by rows on which it is known.
+func TestGoals(t *testing.T) {
+	ids := make(map[string]bool)
+	for _, g := range goals {
+		if ids[g.id] {
+			t.Errorf("two goals are %s", g.id)
+		}
+		ids[g.id] = true
+	}
+	var text strings.Builder
+	row := func(name string, ns, allocs float64) {
+		fmt.Fprintf(&text, "Benchmark%s-2 100 %v ns/op 0 B/op %v allocs/op\n", name, ns, allocs)
+	}
+	for _, ctx := range []string{"plain", "deadline"} {
+		row("Wrapper/wrapper="+three+"/impl=evenkeel/ctx="+ctx, 300, 3)
+		row("Wrapper/wrapper="+three+"/impl=failsafe_go/ctx="+ctx, 1500, 25)
+		row("Wrapper/wrapper="+three+"/impl=libraries/ctx="+ctx, 150, 1)
+		row("Wrapper/wrapper=retry/impl=evenkeel/ctx="+ctx, 70, 1)
+		row("Wrapper/wrapper=breaker/impl=evenkeel/ctx="+ctx, 140, 2)
+		row("Wrapper/wrapper=breaker/impl=gobreaker/ctx="+ctx, 100, 1)
+		row("Wrapper/wrapper=trace/impl=evenkeel_no_tracer/ctx="+ctx, 20, 0)
+		row("Wrapper/wrapper=trace/impl=evenkeel_unsampled/ctx="+ctx, 120, 0)
+	}
+	text.WriteString("BenchmarkWhole/stack=evenkeel_full/ctx=plain-2 1 50000 ns/op 1.01 by-plain 5.996 more-allocs/op\n")
+	text.WriteString("BenchmarkWhole/stack=evenkeel_full/ctx=deadline-2 1 50000 ns/op 1.02 by-plain 4.003 more-allocs/op\n")
+	verdicts := make(map[string]verdict)
+	for _, v := range judge([]*Run{parse(t, text.String())}) {
+		verdicts[v.id] = v
+	}
+	for _, want := range []struct {
+		id, measured string
+		reached      bool
+	}{
+		{"stack-failsafe", "0.200× (no deadline)", true},
+		{"stack-libraries", "2.00× (no deadline)", false},
+		{"stack-allocs", "3.00 (no deadline)", false},
+		{"retry", "70.0 ns (no deadline)", true},
+		{"retry-allocs", "1.00 (no deadline)", true},
+		{"breaker", "1.40× (no deadline)", true},
+		{"breaker-allocs", "1.00 (no deadline)", false},
+		{"ratelimit", "", false},
+		{"trace", "120 ns (unsampled, no deadline)", false},
+		{"trace-allocs", "0 (no tracer, no deadline)", true},
+		{"whole-allocs", "6.00 (no deadline)", false},
+		{"whole-time", "1.02× (with a deadline)", true},
+		{"pick", "", false},
+	} {
+		if v := verdicts[want.id]; v.measured != want.measured || v.reached != want.reached {
+			t.Errorf("%s: %q, reached %t, want %q, %t", want.id, v.measured, v.reached, want.measured, want.reached)
+		}
+	}
+}
+
+// TestChart checks that the chart is well-formed and that no two names in a panel cover each other.
+func TestChart(t *testing.T) {
+	var text strings.Builder
+	for i, s := range shown {
+		for _, n := range []int{3, 1000} {
+			fmt.Fprintf(&text, "BenchmarkPick/policy=%s/n=%d/filter=none/ctx=plain/par=1-2 100 %v ns/op\n", s.policy, n, 40+i/5)
+		}
+	}
+	svg := chart([]*Run{parse(t, raw), parse(t, text.String())})
+	var names []float64
+	d := xml.NewDecoder(strings.NewReader(svg))
+	for {
+		token, err := d.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, svg)
+		}
+		e, ok := token.(xml.StartElement)
+		if !ok || e.Name.Local != "text" || !strings.HasPrefix(e.Attr[0].Value, "name") {
+			continue
+		}
+		for _, a := range e.Attr {
+			if a.Name.Local == "y" {
+				y, err := strconv.ParseFloat(a.Value, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				names = append(names, y)
+			}
+		}
+	}
+	slices.Sort(names)
+	if len(names) != len(shown) {
+		t.Fatalf("%d names, want %d", len(names), len(shown))
+	}
+	for i := 1; i < len(names); i++ {
+		if names[i]-names[i-1] < labelStep-0.2 { // coordinates have one decimal
+			t.Errorf("names at %v and %v, want %d between them", names[i-1], names[i], labelStep)
+		}
+	}
+	if got := chart([]*Run{parse(t, "BenchmarkMemory/policy=x-2 1 1 B/endpoint\n")}); got != "" {
+		t.Errorf("a chart of nothing:\n%s", got)
 	}
 }
 

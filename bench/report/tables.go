@@ -6,10 +6,12 @@ import (
 	"strings"
 )
 
-// render writes what stands between the markers.
-func render(runs []*Run) string {
+// render writes what stands between the markers. notes are what is known about goals that are missed.
+func render(runs []*Run, notes map[string]string) string {
 	var w strings.Builder
-	writeGoals(&w, runs)
+	all := judge(runs)
+	writeGoals(&w, all)
+	writeMissed(&w, all, notes)
 	for _, r := range runs {
 		fmt.Fprintf(&w, "## The run in `results/%s`\n\n", r.File)
 		writeFacts(&w, r)
@@ -17,6 +19,8 @@ func render(runs []*Run) string {
 		writeConverge(&w, r)
 		writeChange(&w, r)
 		writeMemory(&w, r)
+		writeWrappers(&w, r)
+		writeWhole(&w, r)
 	}
 	return w.String()
 }
@@ -24,7 +28,7 @@ func render(runs []*Run) string {
 func writeFacts(w *strings.Builder, r *Run) {
 	w.WriteString("| | |\n|---|---|\n")
 	for _, f := range []struct{ key, name string }{
-		{"date", "date"}, {"commit", "commit"}, {"go", "Go"}, {"grpc", "grpc-go"}, {"cpu", "processor"}, {"cores", "cores"},
+		{"date", "date"}, {"commit", "commit"}, {"go", "Go"}, {"grpc", "grpc-go"}, {"versions", "beside"}, {"goos", "system"}, {"cpu", "processor"}, {"cores", "cores"},
 		{"load", "load"}, {"command", "command"},
 	} {
 		v := r.Facts[f.key]
@@ -55,12 +59,12 @@ func (t *table) write(w *strings.Builder) {
 	w.WriteString("\n")
 }
 
-// pickRatio says beside what each of ours is put.
-var pickRatio = map[string]string{
-	"evenkeel_least_request": "grpc_least_request",
-	"evenkeel_weighted":      "grpc_weighted_round_robin",
-
-	"evenkeel_weighted_heavy": "grpc_weighted_round_robin_heavy",
+// pickRatio says beside which others each of ours is put.
+var pickRatio = map[string][]string{
+	"evenkeel_least_request":  {"grpc_least_request"},
+	"evenkeel_weighted":       {"grpc_weighted_round_robin"},
+	"evenkeel_weighted_heavy": {"grpc_weighted_round_robin_heavy"},
+	"evenkeel_peak_ewma":      {"go_zero_p2c", "kratos_p2c"},
 }
 
 const reference = "grpc_round_robin"
@@ -104,18 +108,18 @@ func writePicks(w *strings.Builder, r *Run) {
 	}
 }
 
-// ratioRows are the rows of ratios of one policy: to the reference, and to the policy of the same kind if it is there.
+// ratioRows are the rows of ratios of one policy: to the reference, and to those of the same kind, where they are there.
 func ratioRows(r *Run, bench, keys, policy string, sizes []string) [][]string {
 	if !strings.HasPrefix(policy, "evenkeel_") {
 		return nil
 	}
 	var rows [][]string
-	for _, peer := range []string{reference, pickRatio[policy]} {
+	for _, peer := range append([]string{reference}, pickRatio[policy]...) {
 		row, found := []string{policy + " / " + peer}, false
 		for _, n := range sizes {
 			a := r.Find("ns/op", bench, keys+" n="+n+" policy="+policy)
 			b := r.Find("ns/op", bench, keys+" n="+n+" policy="+peer)
-			if peer == "" || len(a) == 0 || len(b) == 0 {
+			if len(a) == 0 || len(b) == 0 {
 				row = append(row, "")
 				continue
 			}
