@@ -41,7 +41,7 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 	}
 	asked := 0
 	if set.plain && !involved(rec) && k.ample(info.Ctx) {
-		e := set.ask(asking(rec))
+		e := set.member(set.chooser.Choose(asking(rec)))
 		if conn := e.conn.Load(); conn != nil && e.phase() == healthy {
 			e.started.Add(1)
 			return gbalancer.PickResult{SubConn: conn.sc, Done: e.done}, nil
@@ -158,7 +158,7 @@ const maxAsks = 8
 func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
 	n := len(s.members)
 	for ask.Attempt < maxAsks {
-		e := s.ask(ask)
+		e := s.member(s.chooser.Choose(ask))
 		if usable, kept := s.usable(e); usable && !tried(call, e) {
 			return e, kept
 		}
@@ -170,9 +170,9 @@ func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept boo
 	return s.search(ask, call)
 }
 
-// ask is the member that the strategy names.
-func (s *candidates) ask(ask Call) *Endpoint {
-	i := uint(s.chooser.Choose(ask))
+// member is the one that an answer of the strategy's means.
+func (s *candidates) member(answer int) *Endpoint {
+	i := uint(answer)
 	if n := uint(len(s.members)); i >= n {
 		i %= n
 	}

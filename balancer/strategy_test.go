@@ -149,6 +149,25 @@ func TestDraw(t *testing.T) {
 			checkUniform(t, fmt.Sprintf("first two of %d", n), possible)
 		}
 	}
+	// A pair is as good as two draws.
+	for _, n := range []int{2, 3, 5, 11} {
+		rnd := seeded(uint64(100 + n))
+		pairs := make([]int, n*n)
+		for range 10000 {
+			i, j := pair(rnd(), n)
+			if i == j || min(i, j) < 0 || max(i, j) >= n {
+				t.Fatalf("of %d: drew %d and %d", n, i, j)
+			}
+			pairs[i*n+j]++
+		}
+		var possible []int
+		for i, k := range pairs {
+			if i/n != i%n {
+				possible = append(possible, k)
+			}
+		}
+		checkUniform(t, fmt.Sprintf("pairs of %d", n), possible)
+	}
 	// The twin draws the same random numbers from a list of what is left.
 	a, b := seeded(99), seeded(99)
 	for range 2000 {
@@ -205,6 +224,20 @@ func TestLeastRequest(t *testing.T) {
 	}
 }
 
+// drawn are the indices that a chooser with so many choices looks at.
+func drawn(rnd func() uint64, n, choices int) []int {
+	if choices == 2 {
+		i, j := pair(rnd(), n)
+		return []int{i, j}
+	}
+	d := newDraw(rnd, n)
+	var all []int
+	for range choices {
+		all = append(all, d.next())
+	}
+	return all
+}
+
 // TestLeastRequestAgainstTwin draws as the chooser does, and compares exactly.
 func TestLeastRequestAgainstTwin(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(31, 32))
@@ -219,10 +252,8 @@ func TestLeastRequestAgainstTwin(t *testing.T) {
 		c := LeastRequest{Choices: choices}.Build(Env{Members: es, Rand: seeded(uint64(round))})
 		twin := seeded(uint64(round))
 		for range 50 {
-			d := newDraw(twin, n)
 			best, least := -1, math.Inf(1)
-			for range min(choices, n) {
-				i := d.next()
+			for _, i := range drawn(twin, n, min(choices, n)) {
 				if cost := float64(es[i].InFlight()+1) / float64(es[i].Weight()); cost < least {
 					best, least = i, cost
 				}
