@@ -83,7 +83,7 @@ func (c *call) admitted(done func(error)) {
 	deadline := b.owner.clock.Now() + c.rule.probeTimeout
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c.probe = b.probes.add(deadline, done)
+	c.probe = b.probes.add(deadline, c.rule.probeTimeout, done)
 	if !last.told { // that the breaker is half-open is time's doing; the first probe tells it
 		last.told = true
 		c.changes = append(c.changes, b.changeLocked(Open, last))
@@ -117,7 +117,7 @@ func (b *breaker) expireProbes(now int64) (moved *StateChange) {
 	if len(late) == 0 {
 		return nil
 	}
-	err := fmt.Errorf("a probe has not ended within %v", time.Duration(b.rule.Load().probeTimeout))
+	err := fmt.Errorf("a probe has not ended within %v", time.Duration(late[0].limit))
 	b.lastErr.Store(&err)
 	for _, p := range late {
 		if m := v.tell(p.done); m != nil {
@@ -189,7 +189,7 @@ func (c *call) brief() bool {
 		return true // it cannot have lasted longer than it might
 	}
 	now := b.owner.clock.Now()
-	if now-b.seen.Load() > int64(r.period)/8 {
+	if uint64(now-b.seen.Load()) > uint64(r.period)/8 { // also if the clock was set back
 		b.seen.Store(now)
 	}
 	if now-c.start >= r.brief {

@@ -214,13 +214,14 @@ type probes struct {
 type probe struct {
 	id       uint64
 	deadline int64
+	limit    int64       // how long it was given, for people
 	done     func(error) // reports it, to be called without a lock
 }
 
 // add notes a probe and returns its number, which is never 0.
-func (p *probes) add(deadline int64, done func(error)) (id uint64) {
+func (p *probes) add(deadline, limit int64, done func(error)) (id uint64) {
 	p.last++
-	p.out = append(p.out, probe{p.last, deadline, done})
+	p.out = append(p.out, probe{p.last, deadline, limit, done})
 	return p.last
 }
 

@@ -192,7 +192,7 @@ func TestProbes(t *testing.T) {
 	var p probes
 	told := ""
 	done := func(name string) func(error) { return func(error) { told += name } }
-	a, b, c := p.add(100, done("a")), p.add(110, done("b")), p.add(200, done("c"))
+	a, b, c := p.add(100, 1, done("a")), p.add(110, 1, done("b")), p.add(200, 1, done("c"))
 	if a == 0 || a == b || b == c {
 		t.Fatalf("numbers %d, %d, %d, want different ones that are not 0", a, b, c)
 	}

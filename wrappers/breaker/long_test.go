@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/evenkeel/evenkeel/internal/clock"
 )
 
 // serve makes a call at a server whose handler takes a while and ends with err.
@@ -172,4 +175,31 @@ func TestSlowCallsUnderConcurrency(t *testing.T) {
 		b.mu.Unlock()
 	}
 	r.idle()
+}
+
+// backwards is a clock that can be set back.
+type backwards struct {
+	clock.Clock
+	by atomic.Int64
+}
+
+func (c *backwards) Now() int64 { return c.Clock.Now() + int64(time.Hour) - c.by.Load() }
+
+// TestLongCallsAfterTheClockWasSetBack: from the next end on it is known again which calls are long.
+func TestLongCallsAfterTheClockWasSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &backwards{Clock: clock.New()}
+		b, err := newBreakers(Config{}, c, clock.Rand)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, Breakers: b}
+		r.call(nil, 0)
+		c.by.Store(int64(time.Minute))
+		r.call(nil, 0)
+		r.call(nil, 12*sec)
+		if s := r.one(); s.Successes != 1 {
+			t.Errorf("%d successes, want the one that has just ended", s.Successes)
+		}
+	})
 }

@@ -77,6 +77,14 @@ func TestOverride(t *testing.T) {
 			if p := r.phase(); p != Recovering {
 				t.Errorf("%v, want recovering", p)
 			}
+			r.call(errDown, 0)
+			sleep(6 * sec)
+			wg.Go(func() { r.call(nil, 20*sec, with(Override{ProbeTimeout: 7 * sec})) })
+			sleep(8 * sec)
+			if s := r.one(); s.Phase != Open || s.Err.Error() != "a probe has not ended within 7s" {
+				t.Errorf("%v because %v, want open since the probe took 7s", s, s.Err)
+			}
+			wg.Wait()
 		}},
 		"less room": {Policy{MaxConcurrent: 2}, func(t *testing.T, r *rig) {
 			var wg sync.WaitGroup
