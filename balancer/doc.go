@@ -50,8 +50,8 @@
 // Where something else balances every call, a service mesh or a proxy that speaks HTTP/2, leave this out: two
 // balancers in a row fight each other, and an ejection here would be of the proxy. For a server with one address
 // there is nothing to choose. A client that makes a call an hour gains nothing from connections kept to all
-// instances. And calls that must reach the instance that holds their data want consistent hashing, which is not
-// here yet.
+// instances. And affinity by [Hash] is a preference: a call that is wrong anywhere but at one instance needs a lease
+// or an address, not a balancer.
 //
 // # Why not grpc-go's own
 //
