@@ -10,8 +10,10 @@ const (
 	enough   = 12 // samples make a median
 )
 
-// ages are how old a sample may be. Older ones are asked only if there are not enough younger ones.
-var ages = [...]int64{50e6, 250e6, 1e9}
+// ages are how old a sample may be. Older ones are asked only if there are not enough younger ones. What was seen at this
+// load a minute ago is still a better answer than one scaled from another load: a slow server that gets few calls would
+// seem fast by that, and draw all of them.
+var ages = [...]int64{50e6, 250e6, 1e9, 100e9}
 
 // estimator answers: what did recent requests take that arrived when about as many were in flight? Recording costs
 // O(1).
