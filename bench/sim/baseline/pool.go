@@ -52,13 +52,13 @@ func fill[T comparable](v *T, standard T) {
 //	max(1, (1+δ) / ((1 - m/n) r_probe - r_remove))
 //
 // The denominator is what a call adds to the pool of probes that are new to it, less what it removes. The paper has
-// 100 servers and more. With few (24 or less by the published parameters) the pool holds most of them, little is new,
-// and the denominator is 0 or negative: no number of uses lets the pool grow, so they are not limited then, and age,
-// replacement and removal alone renew it.
+// 100 servers and more. With few (24 or less by the published parameters) the pool would hold most of them and the
+// denominator is 0 or negative; read to the letter the maximum is 1 then, which also lets the clients of a small fleet
+// follow each other least. Just above that the formula asks for many uses (25 with 25 servers), and gets them.
 func (c PoolConfig) reuse(n int) float64 {
 	gain := (1-float64(c.Size)/float64(n))*c.Probes - c.Remove
-	if gain <= 0 {
-		return math.Inf(1)
+	if gain < 1e-9 {
+		return 1
 	}
 	return max(1, (1+c.Delta)/gain)
 }
@@ -197,11 +197,8 @@ func (p *pool) receive(server int, l lb.Load) {
 
 // uses is the budget of one probe: rounded up or down at random, so that it is right on average.
 func (p *pool) uses() int {
-	if math.IsInf(p.budget, 1) {
-		return math.MaxInt
-	}
 	whole := math.Floor(p.budget)
-	if p.rand.unit() < p.budget-whole {
+	if part := p.budget - whole; part > 0 && p.rand.unit() < part {
 		whole++
 	}
 	return int(whole)

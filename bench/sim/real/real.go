@@ -93,6 +93,8 @@ type Balancer struct {
 	ctx  callctx.Room
 }
 
+var _ lb.Connections = (*Balancer)(nil)
+
 // peer is one address. A server that is started anew at the address of another takes its connection over.
 type peer struct {
 	server   int
@@ -208,7 +210,7 @@ func (b *Balancer) Update(servers []lb.Server) {
 	b.ch.Settle()
 }
 
-// Lost tells that the process of a server is gone: its connection breaks, and attempts to make another fail.
+// Lost implements [lb.Connections]. It tells that the process of a server is gone: its connection breaks, and attempts to make another fail.
 func (b *Balancer) Lost(server int) {
 	if p := b.byIndex[server]; p != nil && !p.down {
 		p.down = true
@@ -217,7 +219,7 @@ func (b *Balancer) Lost(server int) {
 	}
 }
 
-// Ready tells that a server can be connected to again. The next attempt will succeed.
+// Ready implements [lb.Connections]. It tells that a server can be connected to again. The next attempt will succeed.
 func (b *Balancer) Ready(server int) {
 	if p := b.byIndex[server]; p != nil {
 		p.down = false
