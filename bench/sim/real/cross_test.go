@@ -99,7 +99,7 @@ type crowds struct {
 	found    []int
 }
 
-const spread = 50
+const spread = 25
 
 func (w *crowds) Pick(c *lb.Call) (int, error) {
 	s, err := w.Balancer.Pick(c)
@@ -123,7 +123,7 @@ func (w *crowds) Done(c *lb.Call, s int, r lb.Result) {
 // that may be the same: with 100 servers that is one call in a hundred.)
 func TestLeastRequestAsTheBaseline(t *testing.T) {
 	s := scenario.Scenario{
-		Name: "test", Clients: 1, Work: scenario.Exponential(10 * time.Millisecond),
+		Name: "test", Clients: 1, Work: scenario.Exponential(25 * time.Millisecond),
 		Servers: []scenario.Group{{Name: "all", Count: 100, Server: server.Config{Workers: 1}}},
 		Steps:   []scenario.Step{{Name: "80 %", Load: 0.8, Measure: 4 * time.Second}},
 	}

@@ -214,7 +214,7 @@ func TestLostConnections(t *testing.T) {
 // another one.
 func TestOneSeedOneRun(t *testing.T) {
 	s := scenario.Scenario{
-		Name: "test", Clients: 4, Work: scenario.Exponential(50 * time.Millisecond), Attempts: 2,
+		Name: "test", Clients: 4, Work: scenario.Exponential(100 * time.Millisecond), Attempts: 2,
 		Servers: []scenario.Group{{Name: "all", Count: 6, Server: server.Config{Cores: 2}}},
 		Steps: []scenario.Step{{Name: "a third dies", Load: 0.6, Measure: 40 * time.Second,
 			Events: []scenario.Event{{At: time.Second, Do: scenario.Crash(0.34)}}}},
