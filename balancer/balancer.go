@@ -79,6 +79,9 @@ type policy struct {
 	active      atomic.Pointer[settings] // settings again, for those who do not hold mu
 	children    map[string]*child        // by the endpoint's addresses
 	known       []*Endpoint
+	order       []*child                       // of the last update, as the resolver lists them
+	spare       []*child                       // for the next one's
+	generation  uint64                         // counts updates
 	states      [connectivity.Shutdown + 1]int // how many children are in each state
 	resolverErr error
 	updating    bool // UpdateClientConnState is under way and will publish
@@ -115,7 +118,9 @@ type child struct {
 	endpoint gresolver.Endpoint
 
 	// Guarded by p.mu.
-	e      *Endpoint
+	seen   uint64    // the generation of the last update that had it
+	at     int       // where, while that is worked on
+	e      *Endpoint // nil while its first update is worked on
 	state  connectivity.State
 	conn   *connection
 	err    error // why it is in TRANSIENT_FAILURE
@@ -288,7 +293,7 @@ func (p *policy) Close() {
 	p.stop(p.publisher)
 	p.tick, p.publisher = nil, nil
 	children := p.children
-	p.children, p.known = nil, nil
+	p.children, p.known, p.order, p.spare = nil, nil, nil, nil
 	p.mu.Unlock()
 
 	p.deliverMu.Lock()
