@@ -82,21 +82,33 @@ func TestWholeFilter(t *testing.T) {
 	}
 }
 
-// TestCompare checks what a comparison reports.
-func TestCompare(t *testing.T) {
+// TestInTurns checks that both are called equally often, and that times come out.
+func TestInTurns(t *testing.T) {
+	leak.Check(t)
 	w, err := NewWhole()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	w.pairs = 1
-	result := testing.Benchmark(func(b *testing.B) {
-		b.N = 1 // one comparison says what is reported, and testing may want a thousand
-		w.Compare(b, Full(), Context{})
-	})
-	x := result.Extra
-	if x["ns/op"] <= 0 || x["plain-ns/op"] <= 0 || math.Abs(x["by-plain"]-x["ns/op"]/x["plain-ns/op"]) > 1e-9 {
-		t.Errorf("reported %v, want times and their ratio", x)
+	c, err := w.dial(Full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	served := func() (n uint64) {
+		for i := range w.calls {
+			n += w.calls[i].Load()
+		}
+		return n
+	}
+	before := served()
+	const pairs = 3
+	mine, plain, err := w.inTurns(c, Context{}, pairs)
+	if err != nil || mine <= 0 || plain <= 0 {
+		t.Errorf("medians %v and %v, error %v, want times", mine, plain, err)
+	}
+	if got := served() - before; got != 2*pairs*blockCalls {
+		t.Errorf("%d calls, want %d", got, 2*pairs*blockCalls)
 	}
 }
 

@@ -100,7 +100,6 @@ type Whole struct {
 	calls [servers + 1]atomic.Uint64 // how often each was called
 	stop  []func()
 	plain *client
-	pairs int // of blocks in a comparison
 }
 
 // client is a stack that is connected to all servers.
@@ -112,7 +111,7 @@ type client struct {
 
 // NewWhole starts the servers and connects the plain client.
 func NewWhole() (*Whole, error) {
-	w := &Whole{pairs: blockPairs}
+	w := new(Whole)
 	for i := range w.calls {
 		lis, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -256,36 +255,43 @@ func (w *Whole) Compare(b *testing.B, s Stack, cx Context) {
 		b.Fatal(err)
 	}
 	defer c.close()
-	ctx, stop := c.context(cx)
-	defer stop()
-	plainCtx, stop := w.plain.context(cx)
-	defer stop()
-	var times, plain []float64
 	b.ResetTimer()
-	for range b.N {
-		for i := range w.pairs {
-			for turn := range 2 {
-				who, ctx, to := c, ctx, &times
-				if turn == i%2 {
-					who, ctx, to = w.plain, plainCtx, &plain
-				}
-				took, err := who.block(ctx, blockCalls)
-				if err != nil {
-					b.Fatal(err)
-				}
-				*to = append(*to, float64(took.Nanoseconds())/blockCalls)
-			}
-		}
-	}
+	mine, plain, err := w.inTurns(c, cx, b.N*blockPairs)
 	b.StopTimer()
+	if err != nil {
+		b.Fatal(err)
+	}
 	more, err := w.more(c, cx)
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.ReportMetric(median(times), "ns/op")
-	b.ReportMetric(median(plain), "plain-ns/op")
-	b.ReportMetric(median(times)/median(plain), "by-plain")
+	b.ReportMetric(mine, "ns/op")
+	b.ReportMetric(plain, "plain-ns/op")
+	b.ReportMetric(mine/plain, "by-plain")
 	b.ReportMetric(more, "more-allocs/op")
+}
+
+// inTurns makes so many pairs of blocks and returns the medians, in nanoseconds for a call.
+func (w *Whole) inTurns(c *client, cx Context, pairs int) (mine, plain float64, err error) {
+	ctx, stop := c.context(cx)
+	defer stop()
+	plainCtx, stop := w.plain.context(cx)
+	defer stop()
+	var all [2][]float64
+	for i := range pairs {
+		for turn := range 2 {
+			who, ctx, to := c, ctx, &all[0]
+			if turn == i%2 {
+				who, ctx, to = w.plain, plainCtx, &all[1]
+			}
+			took, err := who.block(ctx, blockCalls)
+			if err != nil {
+				return 0, 0, err
+			}
+			*to = append(*to, float64(took.Nanoseconds())/blockCalls)
+		}
+	}
+	return median(all[0]), median(all[1]), nil
 }
 
 func median(s []float64) float64 {
