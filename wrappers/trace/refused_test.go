@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/evenkeel/evenkeel/wrappers/breaker"
 	"github.com/evenkeel/evenkeel/wrappers/ratelimit"
 )
 
@@ -100,6 +102,32 @@ func TestStreamGivenUpBelow(t *testing.T) {
 			synctest.Wait()
 			if s := r.client.State().Client; s != (Counts{Started: 1}) {
 				t.Errorf("state %+v, want one span that has ended", s)
+			}
+			r.stop()
+		})
+	}
+}
+
+// The end of a call that opens a breaker is on its span, also where gRPC tells of the end through OnFinish.
+func TestBreakerThatOpens(t *testing.T) {
+	for _, kind := range kinds {
+		synctest.Test(t, func(t *testing.T) {
+			breakers, err := breaker.New(breaker.Config{Policy: breaker.Policy{ConsecutiveFailures: 1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := newRig(t, setup{streamBelow: []grpc.StreamClientInterceptor{breakers.StreamClientInterceptor()},
+				unaryBelow: []grpc.UnaryClientInterceptor{breakers.UnaryClientInterceptor()},
+				do:         func(context.Context) error { return status.Error(codes.Unavailable, "gone") }})
+			for i, want := range []string{"breaker_changed by=breaker ", "breaker_refused by=breaker "} {
+				r.tracer.Reset()
+				if err := call(t.Context(), r.cc, kind); status.Code(err) != codes.Unavailable {
+					t.Fatalf("%s: %v, want UNAVAILABLE", kind, err)
+				}
+				synctest.Wait()
+				if got := logs(r.only(Client, 0)); len(got) != 2 || !strings.HasPrefix(got[0], want) || !strings.HasPrefix(got[1], "error ") {
+					t.Errorf("%s, call %d: logs %q, want %q and the error", kind, i+1, got, want)
+				}
 			}
 			r.stop()
 		})

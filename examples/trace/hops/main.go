@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/balancer"
@@ -81,7 +83,23 @@ func run(ctx context.Context, otlp string) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := connected(ctx, toOrders, "orders-1", "orders-2"); err != nil {
+		return "", err
+	}
 	return buy(ctx, shop, toOrders)
+}
+
+// connected waits until calls of conn can go to each of the instances: with one alone, the retry would have no other to
+// go to. Health checks are neither traced nor retried.
+func connected(ctx context.Context, conn *grpc.ClientConn, instances ...string) error {
+	for _, id := range instances {
+		_, err := healthpb.NewHealthClient(conn).Check(filters.NewContext(ctx, filters.ID(id)), &healthpb.HealthCheckRequest{},
+			grpc.WaitForReady(true))
+		if err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 // buy is what the shop does: one call, under a span of its own.
@@ -180,6 +198,7 @@ func (w *world) serve(ctx context.Context, s *service, id string, handler greete
 	srv := grpc.NewServer(grpc.ChainUnaryInterceptor(s.tracing.UnaryServerInterceptor()),
 		grpc.ChainStreamInterceptor(s.tracing.StreamServerInterceptor()))
 	greeter.Register(srv, handler)
+	healthpb.RegisterHealthServer(srv, health.NewServer())
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	w.closers = append(w.closers, func() error {

@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -190,6 +192,7 @@ func fleet(t *testing.T, l *lab, n int, do func(ctx context.Context) error, belo
 		}
 		srv := grpc.NewServer(grpc.ChainUnaryInterceptor(l.UnaryServerInterceptor()), grpc.ChainStreamInterceptor(l.StreamServerInterceptor()))
 		greeter.Register(srv, handlers{do})
+		healthpb.RegisterHealthServer(srv, health.NewServer())
 		done := make(chan error)
 		go func() { done <- srv.Serve(lis) }()
 		t.Cleanup(func() {
@@ -215,13 +218,20 @@ func fleet(t *testing.T, l *lab, n int, do func(ctx context.Context) error, belo
 			t.Error(err)
 		}
 	})
+	for i := range n { // until calls can go to each; health checks pass every wrapper
+		ctx := filters.NewContext(t.Context(), filters.ID(fmt.Sprintf("orders-%d", i+1)))
+		_, err := healthpb.NewHealthClient(cc).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	return cc
 }
 
 // settle waits until the handlers' spans have ended too.
 func (l *lab) settle(n int) {
 	l.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); len(l.spans.Ended()) < n; {
+	for deadline := time.Now().Add(time.Minute); len(l.spans.Ended()) < n; {
 		if time.Now().After(deadline) {
 			l.t.Fatalf("%d spans ended, want %d:\n%s", len(l.spans.Ended()), n, l.tree())
 		}
