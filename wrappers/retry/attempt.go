@@ -12,25 +12,55 @@ import (
 	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
-// attempt is one attempt. All that a first one needs is one allocation, of 256 bytes.
+// attempt is one attempt, and one allocation, as slim, full or whole. Allocating is the better part of what a call
+// costs that succeeds, and goes by size.
 type attempt struct {
 	room callctx.Room
-	ctx  context.Context // what it is made with
-	// What grpc writes here it writes before the attempt's invoker returns or, on a stream, before OnFinish.
+	// What grpc writes into trailer and peer it writes before the attempt's invoker returns or, on a stream, before
+	// OnFinish.
 	trailer metadata.MD
-	peer    peer.Peer
-	options [3]grpc.CallOption // room for the usual ones: grpc.StaticMethod of generated code, and two of ours
-	extra   *extra             // nil for a first attempt on a connection that is known to pass options on
-
-	began  int64 // 0 if it is not measured
-	number int   // from 1
+	peer    *peer.Peer // nil if it is not asked for
+	extra   *extra     // nil if the attempt is slim or full
 }
 
-// extra is what most attempts do without.
+// slim is a plain first attempt on a connection that is known to pass options on, and whose balancer says whom it
+// picks, so that the peer need not be asked for. It has room for the usual options: grpc.StaticMethod of generated
+// code, and ours.
+type slim struct {
+	attempt
+	options [2]grpc.CallOption
+}
+
+// full is one on a connection with another balancer.
+type full struct {
+	attempt
+	options [3]grpc.CallOption
+	addr    peer.Peer
+}
+
+// whole is any other attempt: one that is measured, or not the first, or of a call with timeouts or hedges, or of a
+// stream, or on a connection that is not known.
+type whole struct {
+	attempt
+	options [4]grpc.CallOption
+	addr    peer.Peer
+	more    extra
+}
+
+// extra is what slim and full attempts do without.
 type extra struct {
+	earlier int             // how many attempts there were before
+	began   int64           // 0 if it is not measured
+	ctx     context.Context // what it is made with, if that is not the room's
 	witness witness
-	hedge   *hedge
+	hedge   *hedge             // nil if it is none
 	cancel  context.CancelFunc // nil if the attempt has no context of its own
+}
+
+// init makes w the attempt that follows so many.
+func (w *whole) init(earlier int, began int64) {
+	w.peer, w.extra = &w.addr, &w.more
+	w.more.earlier, w.more.began = earlier, began
 }
 
 // untouched is what an attempt's trailer is until grpc has had a stream for it; no real trailer has an empty key.
@@ -46,26 +76,43 @@ func (a *attempt) unsent() bool {
 	return is
 }
 
-// witness sees that grpc ends the attempt, and thereby that the attempt's call options reached it.
+// witness sees that grpc ends the attempt, and thereby that the attempt's call options reached it. On a connection
+// that is known to pass options on, saw is true from the start.
 type witness struct{ saw atomic.Bool }
 
 func (w *witness) finished(error) { w.saw.Store(true) }
 
-// prepare gives the attempt its context and the options that it needs besides opts, which are not changed. proven
-// says that this connection is known to pass options on.
+// prepare gives the attempt its context and the options that it needs besides opts, which are not changed; own is
+// empty, and room for them. proven says that this connection is known to pass options on.
 func (a *attempt) prepare(
-	ctx context.Context, kind callctx.Kind, tried *callctx.Tried, opts []grpc.CallOption, proven bool,
+	ctx context.Context, kind callctx.Kind, tried *callctx.Tried, own, opts []grpc.CallOption, proven bool,
 ) []grpc.CallOption {
-	a.ctx, _ = a.room.Begin(ctx, kind, tried)
+	a.room.Begin(ctx, kind, tried)
 	a.trailer = untouched
-	own := append(append(a.options[:0], opts...), grpc.Trailer(&a.trailer), grpc.Peer(&a.peer))
+	own = append(append(own, opts...), grpc.Trailer(&a.trailer))
+	if a.peer != nil {
+		own = append(own, grpc.Peer(a.peer))
+	}
 	if proven {
 		return own
 	}
-	if a.extra == nil {
-		a.extra = new(extra)
-	}
 	return append(own, grpc.OnFinish(a.extra.witness.finished))
+}
+
+// number counts from 1.
+func (a *attempt) number() int {
+	if a.extra == nil {
+		return 1
+	}
+	return a.extra.earlier + 1
+}
+
+// context is what the attempt is made with.
+func (a *attempt) context() context.Context {
+	if a.extra == nil || a.extra.ctx == nil {
+		return a.room.Context()
+	}
+	return a.extra.ctx
 }
 
 // hedge is what the attempt has of its own if it is a hedge, nil if it is not.
@@ -78,14 +125,21 @@ func (a *attempt) hedge() *hedge {
 
 // start tells whoever watches the call that the attempt begins.
 func (a *attempt) start() {
-	a.ctx = callctx.StartAttempt(a.ctx, callctx.Attempt{Number: a.number, Hedge: a.hedge() != nil})
+	ctx := callctx.StartAttempt(a.context(), callctx.Attempt{Number: a.number(), Hedge: a.hedge() != nil})
+	if a.extra == nil {
+		a.extra = new(extra)
+		a.extra.witness.saw.Store(true)
+	}
+	a.extra.ctx = ctx
 }
 
 // over tells whoever watches the call that the attempt has ended.
 func (a *attempt) over(err error) {
-	callctx.Report(a.ctx, callctx.Event{
-		Kind: callctx.AttemptEnded, By: "retry", Attempt: a.number, Peer: a.peer.Addr, Err: err,
-	})
+	e := callctx.Event{Kind: callctx.AttemptEnded, By: "retry", Attempt: a.number(), Err: err}
+	if a.peer != nil {
+		e.Peer = a.peer.Addr
+	}
+	callctx.Report(a.context(), e)
 }
 
 // safe reports whether it is certain that the attempt, which failed, sent nothing.
@@ -98,15 +152,18 @@ func (a *attempt) proves() bool {
 	return a.extra != nil && a.extra.witness.saw.Load() && !a.unsent()
 }
 
+// picked reports whether the balancer said whom it picked.
+func (a *attempt) picked() bool { return a.room.Call().Picked() != nil }
+
 // report describes the attempt, which failed with err at now.
 func (a *attempt) report(now int64, err error, f failure) Attempt {
 	r := Attempt{Code: f.code, Err: err, Hedge: a.hedge() != nil}
-	if a.began != 0 {
-		r.Duration = time.Duration(max(now-a.began, 0))
+	if a.extra != nil && a.extra.began != 0 {
+		r.Duration = time.Duration(max(now-a.extra.began, 0))
 	}
 	if e := a.room.Call().Picked(); e != nil {
 		r.Endpoint, r.Instance = e.Addr, e.ID
-	} else if !a.unsent() && a.peer.Addr != nil {
+	} else if !a.unsent() && a.peer != nil && a.peer.Addr != nil {
 		r.Endpoint = a.peer.Addr.String()
 	}
 	return r

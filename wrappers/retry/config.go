@@ -126,16 +126,12 @@ type rules struct {
 	hedgeQuantile           float64
 	hedges                  int
 	chainStop, dryRun       bool
+	plain                   bool // the first attempt needs nothing but to be made
 }
 
 // hedging reports whether calls are hedged at all.
 func (r *rules) hedging() bool {
 	return (r.hedgeDelay > 0 || r.hedgeQuantile > 0) && r.maxAttempts > 1
-}
-
-// plain reports whether the first attempt needs nothing but to be made.
-func (r *rules) plain() bool {
-	return r.attemptTimeout == 0 && r.timeout == 0 && !r.hedging() && !r.chainStop
 }
 
 // leastSamples is how many latencies the quantile is computed from at least.
@@ -196,6 +192,7 @@ func (p *Policy) resolve() (*rules, error) {
 		}
 		r.codes |= 1 << c
 	}
+	r.plain = r.attemptTimeout == 0 && r.timeout == 0 && !r.hedging() && !r.chainStop
 	return r, nil
 }
 

@@ -37,7 +37,8 @@
 // which [PreviousAttempts] reads in a handler; with ChainStop a service that is itself answering a retry makes one
 // attempt per call, so that retries at several levels add and do not multiply.
 //
-// It costs a call that succeeds one allocation, of 256 bytes, and about a tenth of a microsecond, and no goroutine.
+// It costs a call that succeeds one allocation, of 160 bytes where evenkeel's balancer picks and 224 elsewhere, and
+// about a tenth of a microsecond, and no goroutine.
 // A call with a timeout of its own or with hedging costs about a microsecond more.
 //
 // Why not grpc's own retries, in the service config? They have no timeout per attempt, no budget unless it is

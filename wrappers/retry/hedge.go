@@ -46,11 +46,12 @@ type hedge struct {
 
 // race makes an attempt, and others while it does not answer, each delay after the one before.
 func (c *call) race(delay time.Duration) (failure, error) {
-	r := &race{c: c, first: c.newAttempt(), settled: make(chan struct{}), running: 1}
+	first := c.newAttempt()
+	r := &race{c: c, first: &first.attempt, settled: make(chan struct{}), running: 1}
 	r.reply = c.reply.(proto.Message).ProtoReflect().Type()
 	ctx, cancel := context.WithCancel(c.ctx)
-	r.first.extra.cancel = cancel
-	opts := c.prepare(r.first, ctx, callctx.Unary, c.opts)
+	first.more.cancel = cancel
+	opts := c.prepare(first, ctx, callctx.Unary, c.opts)
 	defer r.close() // also when this goroutine panics or exits
 	r.mu.Lock()
 	r.armLocked(delay)
@@ -128,11 +129,12 @@ func (r *race) launch(delay time.Duration) (a *attempt, opts []grpc.CallOption, 
 	for _, h := range r.hedges {
 		c.tried.Add(h.room.Call().Picked())
 	}
-	a = c.newAttempt()
-	a.extra.hedge = &hedge{reply: r.reply.New().Interface()}
+	h := c.newAttempt()
+	a = &h.attempt
+	h.more.hedge = &hedge{reply: r.reply.New().Interface()}
 	ctx, cancel := context.WithCancel(c.ctx)
-	a.extra.cancel = cancel
-	opts = c.prepare(a, ctx, callctx.Unary, append(withoutTargets(c.opts), grpc.Header(&a.hedge().header)))
+	h.more.cancel = cancel
+	opts = c.prepare(h, ctx, callctx.Unary, append(withoutTargets(c.opts), grpc.Header(&h.more.hedge.header)))
 	r.hedges = append(r.hedges, a)
 	r.running++
 	if len(r.hedges) < c.rules.hedges {
@@ -184,7 +186,7 @@ func (r *race) ended(a *attempt, err error) {
 // learnLocked records how long the first attempt took, now that the call has succeeded. One that a hedge overtook
 // has taken that long at least, and leaving it out would have the quantile sink with every hedge, and so hedge more.
 func (r *race) learnLocked(now int64) {
-	if r.first.number != 1 {
+	if r.first.number() != 1 {
 		return
 	}
 	for _, a := range r.c.attempts {
@@ -192,7 +194,7 @@ func (r *race) learnLocked(now int64) {
 			return // the first attempt failed
 		}
 	}
-	r.c.m.record(now, now-r.first.began)
+	r.c.m.record(now, now-r.first.extra.began)
 }
 
 // cancelLocked ends whatever still runs.
@@ -224,7 +226,7 @@ func (r *race) deliver() (failure, error) {
 	}
 	if r.err == nil {
 		c.m.hedgesWon.Add(1)
-		callctx.Report(c.ctx, callctx.Event{Kind: callctx.HedgeWon, By: "retry", Attempt: a.number})
+		callctx.Report(c.ctx, callctx.Event{Kind: callctx.HedgeWon, By: "retry", Attempt: a.number()})
 		reply := c.reply.(proto.Message)
 		proto.Reset(reply)
 		proto.Merge(reply, a.hedge().reply)
@@ -240,7 +242,7 @@ func (r *race) deliver() (failure, error) {
 		case grpc.TrailerCallOption:
 			*o.TrailerAddr = a.trailer
 		case grpc.PeerCallOption:
-			*o.PeerAddr = a.peer
+			*o.PeerAddr = *a.peer
 		}
 	}
 	return r.failure, r.err

@@ -523,7 +523,7 @@ func TestHedgeAtTheSameMoment(t *testing.T) {
 				for range 200 {
 					var attempts atomic.Int64
 					reply := new(wrapperspb.StringValue)
-					err := r.unary(context.Background(), "/a.B/C", reply, reply, nil,
+					err := r.unary()(context.Background(), "/a.B/C", reply, reply, nil,
 						func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 							attempts.Add(1)
 							if err := takes(ctx, delay); err != nil {
@@ -547,7 +547,7 @@ func TestHedgeReplaces(t *testing.T) {
 		r := newTest(t, Config{Policy: Policy{Idempotent: true, Hedge: Hedge{Delay: time.Millisecond}}})
 		reply := wrapperspb.String("half an answer of the first attempt")
 		var n atomic.Int64
-		err := r.unary(context.Background(), "/a.B/C", reply, reply, nil,
+		err := r.unary()(context.Background(), "/a.B/C", reply, reply, nil,
 			func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 				if n.Add(1) == 1 {
 					return takes(ctx, time.Hour)

@@ -12,45 +12,48 @@ import (
 	"github.com/evenkeel/evenkeel/internal/callctx"
 )
 
-// unary is the interceptor. A call that succeeds at once, without timeouts or hedging, does not leave this function.
-func (r *Retrier) unary(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	m := r.method(r.state.Load(), name)
-	rules, exempt, notify := m.rules, m.exempt, false
-	for _, o := range opts {
-		switch o := o.(type) {
-		case policyOption:
-			rules, exempt = o.rules, false
-		case grpc.OnFinishCallOption:
-			notify = true
+// unary returns the interceptor. A call that succeeds at once, without timeouts or hedging, does not leave its function,
+// which is a closure because a method value would be a second function that copies the many arguments to the first.
+func (r *Retrier) unary() grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		m := r.method(r.state.Load(), name)
+		rules, exempt, notify := m.rules, m.exempt, false
+		for _, o := range opts {
+			switch o := o.(type) {
+			case policyOption:
+				rules, exempt = o.rules, false
+			case grpc.OnFinishCallOption:
+				notify = true
+			}
 		}
+		if exempt {
+			return invoker(ctx, name, req, reply, cc, opts...)
+		}
+		m.budget(rules).deposit()
+		timed := m.begin()
+		if notify || !rules.plain {
+			c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
+			return c.elaborate(notify)
+		}
+		began := int64(0)
+		if timed {
+			began = r.clock.Now()
+		}
+		a, own := m.first(ctx, cc, opts, began)
+		var err error
+		if a.room.Observer() == nil {
+			err = invoker(a.room.Context(), name, req, reply, cc, own...)
+		} else {
+			err = newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts).watched(a, own)
+		}
+		if err != nil {
+			c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
+			c.progress.attempts = 1
+			return c.goOn(c.failed(a, err), err)
+		}
+		m.succeeded(r.clock, a, cc)
+		return nil
 	}
-	if exempt {
-		return invoker(ctx, name, req, reply, cc, opts...)
-	}
-	m.budget(rules).deposit()
-	timed := m.begin()
-	if notify || !rules.plain() {
-		c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
-		return c.elaborate(notify)
-	}
-	a := &attempt{number: 1}
-	own := a.prepare(ctx, callctx.Unary, nil, opts, cc != nil && m.proven.Load() == cc)
-	if timed {
-		a.began = r.clock.Now()
-	}
-	var err error
-	if a.room.Observer() == nil {
-		err = invoker(a.ctx, name, req, reply, cc, own...)
-	} else {
-		err = newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts).invoke(a, reply, own)
-	}
-	if err != nil {
-		c := newCall(r, m, rules, ctx, name, req, reply, cc, invoker, opts)
-		c.progress.attempts = 1
-		return c.goOn(c.failed(a, err), err)
-	}
-	m.succeeded(r.clock, a, cc)
-	return nil
 }
 
 // errAborted stands for the end of an attempt whose goroutine panicked or exited.
@@ -78,7 +81,16 @@ func (c *call) invoke(a *attempt, reply any, opts []grpc.CallOption) (err error)
 	a.start()
 	err = errAborted
 	defer func() { a.over(err) }()
-	return c.invoker(a.ctx, c.name, c.req, reply, c.cc, opts...)
+	return c.invoker(a.context(), c.name, c.req, reply, c.cc, opts...)
+}
+
+// watched makes the plain first attempt a of a call that somebody watches, who wants to know where it went.
+func (c *call) watched(a *attempt, opts []grpc.CallOption) error {
+	if a.peer == nil {
+		a.peer = new(peer.Peer)
+		opts = append(opts, grpc.Peer(a.peer))
+	}
+	return c.invoke(a, c.reply, opts)
 }
 
 // elaborate makes a call that has a timeout, hedging or an OnFinish option, if notify.
@@ -128,12 +140,12 @@ func (c *call) round() (failure, error) {
 		return c.race(delay)
 	}
 	a := c.newAttempt()
-	err := c.try(a, c.reply, c.prepare(a, c.ctx, callctx.Unary, c.opts))
+	err := c.try(&a.attempt, c.reply, c.prepare(a, c.ctx, callctx.Unary, c.opts))
 	if err != nil {
-		return c.failed(a, err), err
+		return c.failed(&a.attempt, err), err
 	}
-	if a.number == 1 {
-		c.m.succeeded(c.r.clock, a, c.cc)
+	if a.number() == 1 {
+		c.m.succeeded(c.r.clock, &a.attempt, c.cc)
 	}
 	return failure{}, nil
 }
@@ -141,9 +153,9 @@ func (c *call) round() (failure, error) {
 // try makes the attempt a, within AttemptTimeout.
 func (c *call) try(a *attempt, reply any, opts []grpc.CallOption) error {
 	if c.rules.attemptTimeout > 0 && !c.rules.dryRun {
-		ctx, cancel := context.WithTimeout(a.ctx, c.rules.attemptTimeout)
+		ctx, cancel := context.WithTimeout(a.context(), c.rules.attemptTimeout)
 		defer cancel()
-		a.ctx = ctx
+		a.extra.ctx = ctx
 	}
 	return c.invoke(a, reply, opts)
 }

@@ -94,7 +94,7 @@ func (r *Retrier) historyOf(name string) *history {
 
 // UnaryClientInterceptor returns the interceptor for unary calls. Among others it belongs after those for tracing and
 // rate limiting and before the one for circuit breaking.
-func (r *Retrier) UnaryClientInterceptor() grpc.UnaryClientInterceptor { return r.unary }
+func (r *Retrier) UnaryClientInterceptor() grpc.UnaryClientInterceptor { return r.unary() }
 
 // StreamClientInterceptor returns the interceptor for streams: server-streaming calls are tried again until their
 // first message was delivered, and client and bidirectional streams until their first message was sent.

@@ -49,7 +49,7 @@ type stream struct {
 
 // streamAttempt is an attempt and what its stream knows about it, guarded by the stream's mu.
 type streamAttempt struct {
-	attempt
+	whole
 	timer    clock.Timer
 	timedOut bool
 	ended    bool
@@ -101,10 +101,10 @@ func (s *stream) establish() error {
 			clearTargets(s.opts) // as for unary calls
 		}
 		a := new(streamAttempt)
-		s.count(&a.attempt)
+		s.count(&a.whole)
 		cs, err := s.open(a)
 		if err == nil {
-			if s.install(a, cs); a.number == 1 {
+			if s.install(a, cs); a.number() == 1 {
 				return nil
 			}
 			if err = s.repeat(cs); err == nil {
@@ -141,7 +141,7 @@ func (s *stream) open(a *streamAttempt) (cs grpc.ClientStream, err error) {
 	if wait > 0 {
 		ctx, a.extra.cancel = context.WithCancel(ctx)
 	}
-	opts := s.prepare(&a.attempt, ctx, callctx.Stream, s.opts)
+	opts := s.prepare(&a.whole, ctx, callctx.Stream, s.opts)
 	opts = append(opts, grpc.OnFinish(func(err error) { s.ended(a, err) }))
 	a.start()
 	if wait > 0 {
@@ -153,7 +153,7 @@ func (s *stream) open(a *streamAttempt) (cs grpc.ClientStream, err error) {
 			s.ended(a, err)
 		}
 	}()
-	if cs, err = s.streamer(a.ctx, s.desc, s.cc, s.name, opts...); err != nil {
+	if cs, err = s.streamer(a.context(), s.desc, s.cc, s.name, opts...); err != nil {
 		return nil, s.inTime(a, err)
 	}
 	return cs, nil

@@ -353,7 +353,7 @@ func TestUnaryGoroutineEnds(t *testing.T) {
 		go func() {
 			defer close(done)
 			defer func() { _ = recover() }()
-			_ = r.unary(context.Background(), "/a.B/C", nil, nil, nil,
+			_ = r.unary()(context.Background(), "/a.B/C", nil, nil, nil,
 				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
 					end()
 					return nil

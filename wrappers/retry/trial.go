@@ -39,25 +39,25 @@ func (t *trial) obeyChain() {
 }
 
 // newAttempt is one more attempt.
-func (t *trial) newAttempt() *attempt {
-	a := new(attempt)
+func (t *trial) newAttempt() *whole {
+	a := new(whole)
 	t.count(a)
 	return a
 }
 
 // count makes a the next attempt.
-func (t *trial) count(a *attempt) {
+func (t *trial) count(a *whole) {
+	a.init(t.progress.attempts, t.r.clock.Now())
 	t.progress.attempts++
-	a.number, a.began, a.extra = t.progress.attempts, t.r.clock.Now(), new(extra)
 }
 
 // prepare gives a its context and its options. The witness that costs an allocation is always there.
-func (t *trial) prepare(a *attempt, ctx context.Context, kind callctx.Kind, opts []grpc.CallOption) []grpc.CallOption {
+func (t *trial) prepare(a *whole, ctx context.Context, kind callctx.Kind, opts []grpc.CallOption) []grpc.CallOption {
 	var tried *callctx.Tried
-	if a.number > 1 {
+	if a.more.earlier > 0 {
 		tried = &t.tried
 	}
-	return a.prepare(announce(ctx, a.number-1, t.chained), kind, tried, opts, false)
+	return a.prepare(announce(ctx, a.more.earlier, t.chained), kind, tried, a.options[:0], opts, false)
 }
 
 func (t *trial) idempotent() bool { return t.m.idempotent || t.rules.idempotent }

@@ -68,6 +68,58 @@ func TestNothingSentLater(t *testing.T) {
 	}
 }
 
+// TestKnownConnection: a calm method's attempts, which carry less, tell as much when they fail, watched or not.
+func TestKnownConnection(t *testing.T) {
+	for _, policy := range []string{noBlacklist, roundRobin} {
+		for _, watched := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				var down atomic.Bool
+				r := newTest(t, Config{})
+				f := newFleet(t, 2, policy, r, func(i int, _ kind, s grpc.ServerStream) error {
+					if down.Load() {
+						return errDown
+					}
+					return echo(i, s)
+				})
+				defer f.warm().close()
+				ctx, w := context.Background(), new(watcher)
+				if watched {
+					ctx = callctx.With(ctx, callctx.Record{Observer: w})
+				}
+				calm := func() {
+					for range 20 {
+						if _, err := f.hello(context.Background(), unaryKind.declared()); err != nil {
+							t.Fatal(err)
+						}
+					}
+					r.method(r.state.Load(), unaryKind.declared()).timedUntil.Store(0)
+				}
+				calm()
+				down.Store(true)
+				_, err := f.hello(ctx, unaryKind.declared())
+				var tried *Error
+				if !errors.As(err, &tried) || len(tried.Attempts) != 3 || tried.Attempts[0].Endpoint == "" || tried.Attempts[0].Duration != 0 {
+					t.Errorf("%s, watched %v: %v, want 3 attempts, of which the first was not measured and went somewhere", policy, watched, err)
+				}
+				if watched && !strings.HasPrefix(w.String(), "attempt 1 hedge false; ended 1 at s") {
+					t.Errorf("%s: the observer hears %q, want where the first attempt went", policy, w.String())
+				}
+				down.Store(false)
+				calm()
+				for _, s := range f.servers {
+					s.Stop()
+				}
+				_ = takes(context.Background(), time.Second)
+				r.method(r.state.Load(), unaryKind.declared()).idempotent = false // so it takes proof
+				_, err = f.hello(ctx, unaryKind.declared())
+				if !errors.As(err, &tried) || len(tried.Attempts) != 3 {
+					t.Errorf("%s, watched %v: %v, want 3 attempts, since nothing was sent", policy, watched, err)
+				}
+			})
+		}
+	}
+}
+
 // TestCertainty: what looks as if nothing had been sent, and is not certain, is not retried.
 func TestCertainty(t *testing.T) {
 	forgetful := func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, _ ...grpc.CallOption) error {
@@ -417,7 +469,7 @@ func TestScope(t *testing.T) {
 		{"", nil, 3},
 	} {
 		calls = 0
-		err := r.unary(context.Background(), tt.method, nil, nil, nil, down, tt.opts...)
+		err := r.unary()(context.Background(), tt.method, nil, nil, nil, down, tt.opts...)
 		if calls != tt.want || status.Code(err) != codes.Unavailable {
 			t.Errorf("%s with %d options: %d attempts, want %d", tt.method, len(tt.opts), calls, tt.want)
 		}
@@ -434,7 +486,7 @@ func TestDryRun(t *testing.T) {
 		OnGiveUp: func(e Event) { l.add("gave up: %s", e.Reason) },
 	})
 	for range 2 {
-		err := r.unary(context.Background(), "/a.B/C", nil, nil, nil,
+		err := r.unary()(context.Background(), "/a.B/C", nil, nil, nil,
 			func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
 				calls++
 				return errDown
@@ -452,7 +504,7 @@ func TestDryRun(t *testing.T) {
 func TestManyMethods(t *testing.T) {
 	r := newTest(t, Config{Policy: Policy{Idempotent: true}})
 	for i := range maxMethods + 50 {
-		if err := r.unary(context.Background(), fmt.Sprintf("/a.B/M%d", i), nil, nil, nil, answer); err != nil {
+		if err := r.unary()(context.Background(), fmt.Sprintf("/a.B/M%d", i), nil, nil, nil, answer); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -546,7 +598,7 @@ func TestSharedBudget(t *testing.T) {
 	for range 2 {
 		r := newTest(t, Config{Policy: Policy{Idempotent: true, Budget: b, Backoff: Backoff{Base: 1}}})
 		for range 10 {
-			err := r.unary(context.Background(), "/a.B/C", nil, wrapperspb.String(""), nil,
+			err := r.unary()(context.Background(), "/a.B/C", nil, wrapperspb.String(""), nil,
 				func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
 					calls++
 					return errDown
