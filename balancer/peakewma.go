@@ -92,6 +92,13 @@ type peakEWMAChooser struct {
 }
 
 func (c *peakEWMAChooser) Choose(call Call) int {
+	if c.choices == 2 {
+		best, other := pair(c.rand(), len(c.members))
+		if c.cost(other, call.Now) < c.cost(best, call.Now) {
+			best = other
+		}
+		return best
+	}
 	d := newDraw(c.rand, len(c.members))
 	best := d.next()
 	least := c.cost(best, call.Now)

@@ -295,16 +295,20 @@ func newRecord() *record {
 }
 
 func (r *record) end(info gbalancer.DoneInfo) {
-	if r.began == 0 && r.claim == 0 && !r.kept && r.e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
-		r.e.ended.Add(1)
-		r.p, r.e = nil, nil
+	p, e := r.p, r.e
+	if r.claim == 0 && !r.kept && e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
+		e.ended.Add(1)
+		if m := p.active.Load().measurer; m != nil && r.began != 0 {
+			p.measure(m, &r.ending, outcome.OK, nil)
+		}
+		r.p, r.e, r.watcher = nil, nil, nil
 		records.Put(r)
 		return
 	}
-	p, e := r.p, r.ending
+	o := r.ending
 	r.p, r.ending = nil, ending{}
 	records.Put(r)
-	p.finish(e, info)
+	p.finish(o, info)
 }
 
 // finishPlain is finish for a call of which nothing needs to be known.
@@ -334,7 +338,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		o.e.failures.Add(1)
 	}
 	if s.measurer != nil && o.began != 0 {
-		p.measure(s.measurer, o, class, info.Err)
+		p.measure(s.measurer, &o, class, info.Err)
 	}
 	if !s.judge.disabled {
 		p.weigh(s, o, class, info)
@@ -351,14 +355,14 @@ func (p *policy) undecided(o ending) {
 }
 
 // measure hands the end of a call to the strategy.
-func (p *policy) measure(m Measurer, o ending, class outcome.Class, err error) {
+func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error) {
 	sample := load.Sample{
 		Now:       p.clock.Now(),
 		Failed:    class == outcome.Failure || class == outcome.Soft,
 		Cancelled: class == outcome.Ignore && gaveUp(err),
 	}
 	sample.Latency = sample.Now - o.began
-	if o.kind == callctx.UnknownKind && methodIsStream(o.method) || o.kind == callctx.Stream {
+	if o.kind == callctx.UnknownKind && isStream(o.method) || o.kind == callctx.Stream {
 		sample.Latency = -1 // a stream lasts as long as it lasts
 	}
 	m.Record(o.e, sample)

@@ -429,6 +429,20 @@ func TestTriedBeforeEjected(t *testing.T) {
 	}
 }
 
+// TestShortcutsOfMethods: methods that share a place get their own answers, and none allocates once it is known.
+func TestShortcutsOfMethods(t *testing.T) {
+	watch, check := "/grpc.health.v1.Health/Watch", "/grpc.health.v1.Health/Check"
+	twin := "/grpc.wealth.v1.Health/Watch" // differs in a byte that the place does not depend on, and is unknown
+	for range 3 {
+		if !isStream(watch) || isStream(check) || isStream(twin) || isStream("") {
+			t.Fatal("a method is taken for what it is not")
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { isStream(watch); isStream(twin) }); n > 0 {
+		t.Errorf("%v allocations for methods that are known, want none", n)
+	}
+}
+
 // TestMethodsAreBounded: what was remembered about too many methods is forgotten, and is found out again.
 func TestMethodsAreBounded(t *testing.T) {
 	full := make(map[string]bool, maxMethods)

@@ -60,7 +60,11 @@ type PeakEWMA struct {
 func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 	for {
 		old := e.word.Load()
-		known := project(old, s.Now, decay)
+		left, was := 1.0, value(old) // the zero word is the value 0
+		if d := elapsed(old, s.Now); d > 0 && old != 0 {
+			left = math.Exp(-d / decay) // once: it is the dearest step
+		}
+		known := was * left
 		var next float64
 		switch {
 		case s.Failed:
@@ -70,8 +74,7 @@ func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 		case float64(s.Latency) >= known:
 			next = float64(s.Latency) // a peak counts at once
 		default:
-			w := math.Exp(-elapsed(old, s.Now) / decay)
-			next = float64(s.Latency)*(1-w) + value(old)*w
+			next = float64(s.Latency)*(1-left) + known
 		}
 		if e.word.CompareAndSwap(old, pack(next, s.Now)) {
 			return
