@@ -126,6 +126,10 @@ func (w Wrapper) warm(tb testing.TB, c Context) (ctx context.Context, stop func(
 	return ctx, stop
 }
 
+// Stray is how much more than a budget [Wrapper.Allocs] may return: other goroutines of the process, such as a library's
+// statistics, allocate as well, and the slower the machine the more of it falls into a measurement.
+const Stray = 0.2
+
 // Wrappers are evenkeel's, each with its zero policy; the limiter, which has no limit by itself, with [Plenty].
 type Wrappers struct {
 	Trace, RateLimit, Retry, Breaker grpc.UnaryClientInterceptor
