@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"math"
 	"time"
 
 	"github.com/evenkeel/evenkeel/bench/sim/server"
@@ -43,33 +42,30 @@ func (k knots) at(rank float64) float64 {
 var rampCores = knots{{0, 0.98}, {0.012, 1.12}, {0.022, 1.25}, {0.038, 1.39}, {0.12, 1.55}, {0.20, 1.74}, {0.46, 1.94},
 	{0.65, 2.1}, {1, 2.6}}
 
+// pace is how fast neighbours come and go; half of the differences between machines last.
+var pace = []server.Part{{Tau: 60 * time.Second, Share: 0.15}, {Tau: 10 * time.Second, Share: 0.1},
+	{Tau: time.Second, Share: 0.15}, {Tau: 200 * time.Millisecond, Share: 0.1}}
+
 // rampAntagonist is what shares the machines of Fig. 6.
 var rampAntagonist = server.Antagonist{
 	Cores: rampCores.at,
-	Parts: []server.Part{{Tau: 60 * time.Second, Share: 0.1}, {Tau: 10 * time.Second, Share: 0.05},
-		{Tau: time.Second, Share: 0.05}},
+	Parts: pace,
 }
 
 var rampThrottle = server.Throttle{After: 2 * time.Second, To: 0.85}
 
-// rulesCores and rulesSpeed are those of Fig. 7.
-var rulesCores = knots{{0, 0.5}, {0.1, 0.9}, {0.5, 1.2}, {1, 3}}
+// rulesCores are those of Fig. 7.
+var rulesCores = knots{{0, 0.62}, {0.01, 0.66}, {0.06, 0.7}, {0.12, 0.75}, {0.145, 0.9}, {0.16, 1.02}, {0.45, 1.3}, {0.7, 1.7}, {1, 2.5}}
 
-// fasterWork is that of Fig. 9, where p50 is 31 to 34.5 ms with half of the servers at twice the work.
-var fasterWork = ClampedNormal(30 * time.Millisecond)
+var rulesThrottle = server.Throttle{After: 2 * time.Second, To: 1}
 
-// mildAntagonist leaves all servers somewhat more than their allocation.
-var mildAntagonist = server.Antagonist{
-	Cores: knots{{0, 1}, {1, 1.5}}.at,
-	Parts: rampAntagonist.Parts,
-}
+var rulesAntagonist = server.Antagonist{Cores: rulesCores.at, Parts: pace}
 
-// rulesThrottle: there is none.
-var rulesThrottle server.Throttle
-
-var rulesAntagonist = server.Antagonist{
-	Cores: rulesCores.at,
-	Speed: func(rank float64) float64 { return math.Min(1, 0.7+0.5*rank) },
-	Parts: []server.Part{{Tau: 60 * time.Second, Share: 0.2}, {Tau: 10 * time.Second, Share: 0.1},
-		{Tau: time.Second, Share: 0.05}},
+// split is a fleet of which half needs twice the work of the other half, and on average what it says.
+func split(antagonist *server.Antagonist) []Group {
+	cfg := server.Config{Cores: allocation, Throttle: rulesThrottle}
+	fast, slow := cfg, cfg
+	fast.Speed, slow.Speed = 3./2, 3./4
+	return []Group{{Name: "fast", Count: 50, Server: fast, Antagonist: antagonist},
+		{Name: "slow", Count: 50, Server: slow, Antagonist: antagonist}}
 }

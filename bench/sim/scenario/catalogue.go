@@ -41,7 +41,7 @@ func rules() Scenario {
 	return Scenario{
 		Name: "S2", Title: "replica-selection rules (Prequal, Fig. 7)",
 		Question: "Which rule has the best tail when servers differ?",
-		Servers:  testbed(&rulesAntagonist, rulesThrottle), Clients: 100, Work: testbedWork,
+		Servers:  split(&rulesAntagonist), Clients: 100, Work: testbedWork,
 		Steps: []Step{
 			{Name: "70 %", Load: 0.70, Settle: 25 * time.Second, Measure: 20 * time.Second},
 			{Name: "90 %", Load: 0.90, Settle: 15 * time.Second, Measure: 20 * time.Second},
@@ -59,15 +59,10 @@ func probing() Scenario {
 }
 
 func quantiles() Scenario {
-	fast := server.Config{Cores: allocation}
-	slow := fast
-	slow.Speed = 0.5 // twice the work
 	return Scenario{
 		Name: "S4", Title: "quantile of RIF, half of the servers slow (Prequal, Fig. 9)",
 		Question: "How much of the choice should be load, and how much latency?",
-		Servers: []Group{{Name: "fast", Count: 50, Server: fast, Antagonist: &mildAntagonist},
-			{Name: "slow", Count: 50, Server: slow, Antagonist: &mildAntagonist}},
-		Clients: 100, Work: fasterWork,
+		Servers:  split(&rulesAntagonist), Clients: 100, Work: ClampedNormal(40 * time.Millisecond),
 		Steps: []Step{{Name: "75 %", Load: 0.75, Settle: 25 * time.Second, Measure: 20 * time.Second}},
 	}
 }

@@ -148,14 +148,15 @@ func (r *run) addClients(m lb.Maker, seed uint64) error {
 // schedule puts the steps and their events into the queue and returns when the last step ends.
 func (r *run) schedule() int64 {
 	at := r.sim.Now()
-	guaranteed := 0.0
+	allocated, calls := 0.0, 0.0 // cores, and core seconds that a call of average work needs on each of the servers
 	for _, m := range r.fleet.members {
-		guaranteed += m.Guaranteed()
+		allocated += m.Allocation()
+		calls += r.scenario.Work.Mean.Seconds() * m.Allocation() / m.Guaranteed()
 	}
 	for i, st := range r.scenario.Steps {
 		rate := st.Rate
 		if rate == 0 {
-			rate = st.Load * guaranteed / r.scenario.Work.Mean.Seconds()
+			rate = st.Load * allocated / (calls / float64(len(r.fleet.members)))
 		}
 		begin := at
 		r.sim.After(begin-r.sim.Now(), func() {
@@ -218,7 +219,7 @@ func (r *run) close(i int) {
 	for _, s := range r.fleet.shown {
 		if s.Index < len(p.used) {
 			m := r.fleet.members[s.Index]
-			use = append(use, (m.Used()-p.used[s.Index])/m.Guaranteed())
+			use = append(use, (m.Used()-p.used[s.Index])/m.Allocation())
 		}
 	}
 	res.Jain, res.CoV = metrics.Jain(use), metrics.CoV(use)

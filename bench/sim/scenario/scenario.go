@@ -81,8 +81,8 @@ type Group struct {
 type Step struct {
 	// Name is what results call it.
 	Name string
-	// Load is the offered work as a part of what the servers of the start are guaranteed. Rate, if not 0, is the
-	// calls a second of all clients instead.
+	// Load is the part of their allocations that the servers of the start would use on average if each got as many
+	// calls. Rate, if not 0, is the calls a second of all clients instead.
 	Load, Rate float64
 	// Settle is how long nothing is measured; then it is, for Measure.
 	Settle, Measure time.Duration

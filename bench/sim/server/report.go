@@ -53,7 +53,8 @@ func (e *estimator) record(rif int, latency, now int64) {
 	r.newest = now
 }
 
-// median is 0 if nothing was recorded within the longest age.
+// median is 0 only if nothing was ever recorded. A server that has not answered for long, because it is idle or because
+// it is stuck, says what it last knew: that it is fast would be the worst thing to say.
 func (e *estimator) median(rif int, now int64) int64 {
 	own := bucket(rif)
 	var got [kept * (2*near + 1)]int64
@@ -69,11 +70,13 @@ func (e *estimator) median(rif int, now int64) int64 {
 			return middleOf(got[:n])
 		}
 	}
-	for d := near + 1; d < buckets; d++ {
-		for _, b := range [...]int{own - d, own + d} {
-			// Only a distant load is known: as many share what there is.
-			if n := e.gather(b, now-ages[len(ages)-1], got[:], 0); n > 0 {
-				return int64(float64(middleOf(got[:n])) * float64(rif+1) / float64(middle(b)+1))
+	for _, since := range [...]int64{now - ages[len(ages)-1], 0} {
+		for d := range buckets {
+			for _, b := range [...]int{own - d, own + d} {
+				// Only a distant load is known: as many share what there is.
+				if n := e.gather(b, since, got[:], 0); n > 0 {
+					return int64(float64(middleOf(got[:n])) * float64(rif+1) / float64(middle(b)+1))
+				}
 			}
 		}
 	}

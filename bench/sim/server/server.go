@@ -415,6 +415,9 @@ func (s *Server) Used() float64 {
 	return s.used
 }
 
+// Allocation is how many cores it is guaranteed.
+func (s *Server) Allocation() float64 { return s.cfg.Cores }
+
 // Guaranteed is the work that its allocation does at its own speed: core seconds in a second.
 func (s *Server) Guaranteed() float64 { return s.cfg.Cores * s.cfg.Speed }
 
