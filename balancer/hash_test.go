@@ -246,12 +246,15 @@ func TestHashAllBusy(t *testing.T) {
 func TestHotKeys(t *testing.T) {
 	calls := 100_000
 	if raceEnabled {
-		calls = 30_000
+		calls = 10_000
 	}
 	for _, tt := range []struct {
 		n, underWay int
 		loss        float64 // of hits; where an instance has two calls on average, chance alone makes many too busy
 	}{{10, 20, 0.1}, {10, 100, 0.05}, {100, 1000, 0.05}, {1000, 2000, 0.1}} {
+		if raceEnabled && tt.n > 100 {
+			continue // with so few calls most keys are new, wherever they go
+		}
 		above, hits := hotKeys(Hash{}, tt.n, tt.underWay, calls)
 		freeAbove, freeHits := hotKeys(Hash{Unbounded: true}, tt.n, tt.underWay, calls)
 		name := fmt.Sprintf("%d instances, %d calls under way", tt.n, tt.underWay)
