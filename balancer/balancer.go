@@ -158,7 +158,11 @@ func (c *child) UpdateState(s gbalancer.State) {
 	}
 	// The first connection and the loss of the last one are what calls wait for.
 	first := ready == 0 || p.states[connectivity.Ready] == 0
-	p.unlockAndPublish(first && ready != p.states[connectivity.Ready])
+	if first && ready != p.states[connectivity.Ready] {
+		p.unlockAndPublish(atOnce)
+		return
+	}
+	p.unlockAndPublish(relaxed)
 }
 
 // move counts c under its new state; mu is held.
@@ -310,17 +314,27 @@ func (p *policy) Close() {
 	p.tasks.Wait()
 }
 
+// urgency is how long a change may wait for its publication.
+type urgency uint8
+
+const (
+	relaxed urgency = iota // until the window ends
+	urgent                 // not at all, but where publishing is dear not twice in a row
+	atOnce                 // not at all
+)
+
 // unlockAndPublish publishes what has changed, now or when the window ends. mu is held, and free when it returns.
-func (p *policy) unlockAndPublish(urgent bool) {
+func (p *policy) unlockAndPublish(u urgency) {
 	if p.updating || p.closed {
 		p.mu.Unlock()
 		return
 	}
 	now := p.clock.Now()
 	wait := int64(0)
-	if urgent {
+	switch u {
+	case urgent:
 		wait = p.window.hurry(now)
-	} else {
+	case relaxed:
 		wait = p.window.changed(now)
 	}
 	if wait == 0 {

@@ -39,11 +39,11 @@
 // # What it costs
 //
 // A pick takes no lock that calls share and allocates nothing, with a filter or without, at three endpoints and at
-// ten thousand. Calls that have a deadline, and strategies that measure, read the clock and take a record from a
-// pool. The exceptions are rare: the first call with a new filter computes its set, a probing call takes the
-// policy's lock, and so does whatever ejects or returns an instance. A change among n endpoints costs time in
-// proportion to n, and a burst of changes is published as few snapshots (ADR-0007). At most 1,024 different
-// filters are remembered. bench/README.md has figures.
+// ten thousand. Calls that have a deadline, and strategies that measure, read the clock; the latter, and calls of
+// which more has to be known at their end, take a record from a pool. The exceptions are rare: the first call with a
+// new filter computes its set, a probing call takes the policy's lock, and so does whatever ejects or returns an
+// instance. A change among n endpoints costs time in proportion to n, and a burst of changes is published as few
+// snapshots (ADR-0007). At most 1,024 different filters are remembered. bench/README.md has figures.
 //
 // # When not to use it
 //

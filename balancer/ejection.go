@@ -16,7 +16,7 @@ func (p *policy) eject(e *Endpoint, run int, err error) bool {
 		return false
 	}
 	p.putOut(e, fmt.Sprintf("%d calls in a row failed, the last with: %v", run, err))
-	p.unlockAndPublish(true)
+	p.unlockAndPublish(urgent)
 	return true
 }
 
@@ -102,7 +102,7 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 		p.mu.Unlock()
 		return
 	}
-	p.unlockAndPublish(true)
+	p.unlockAndPublish(urgent)
 	o.tell(kind, err)
 }
 
@@ -157,5 +157,5 @@ func (p *policy) ticked() {
 		p.mu.Unlock()
 		return
 	}
-	p.unlockAndPublish(true)
+	p.unlockAndPublish(urgent)
 }

@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,6 +172,53 @@ func TestLossOfTheLast(t *testing.T) {
 		t.Fatalf("with a connection the channel is %v before the window ends, want READY", r.cc.State())
 	}
 	r.call(ask{})
+}
+
+// TestFirstAndLastNeverWait: whatever was published a moment before and however dear that was, the channel is READY as
+// soon as there is a connection, and no longer than there is one, in random sequences of losses, refusals, reconnects
+// and ejections.
+func TestFirstAndLastNeverWait(t *testing.T) {
+	for _, cost := range []time.Duration{0, 200 * time.Microsecond, 20 * time.Millisecond} {
+		rnd := rand.New(rand.NewPCG(7, uint64(cost)))
+		r := newRig(t, Config{}, fleet(3))
+		r.clock.step = int64(cost)
+		changes, ready := 0, true
+		for range 3000 {
+			switch in := fleet(3)[rnd.IntN(3)]; rnd.IntN(5) {
+			case 0:
+				r.cc.Refuse = nil
+				if rnd.IntN(2) == 0 {
+					r.cc.Refuse = func(string) error { return errRefused }
+				}
+			case 1:
+				r.cc.Conn(in.Addr).Move(connectivity.Idle, nil)
+			case 2:
+				r.cc.Step()
+			case 3:
+				if t := r.clock.take(r.clock.Now()); t != nil {
+					t.f()
+				}
+			case 4:
+				if _, done, err := r.begin(ask{}); err == nil {
+					r.frozen = true
+					done(ended(fails(codes.Unavailable)))
+					r.frozen = false
+				}
+			}
+			now := r.p.states[connectivity.Ready] > 0
+			if got := r.cc.State() == connectivity.Ready; got != now {
+				t.Fatalf("publications cost %v: %d are connected, and the channel is %v", cost, r.p.states[connectivity.Ready], r.cc.State())
+			}
+			if now != ready {
+				ready = now
+				changes++
+			}
+		}
+		r.clock.step = 0
+		if changes < 20 {
+			t.Errorf("publications cost %v: the first came or the last went %d times only, want 20", cost, changes)
+		}
+	}
 }
 
 // TestEjectionIsUrgent: one ejection is published at once. A storm of them costs few pickers where publishing is dear;
