@@ -36,7 +36,7 @@ func (w *window) changed(now int64) (wait int64) {
 	return min(w.end-now, w.length) // a clock that went backwards does not prolong it
 }
 
-// hurry is changed for what should not wait, an ejection or the end of one: it is published at once even within a window. Where
+// hurry is changed for what should not wait, an ejection or its end: it is published at once even within a window. Where
 // publishing is dear it is not so twice in a row, so that a storm of them is still coalesced; where it is cheap, which
 // is what a window of the least length says, a storm cannot do harm, and who stays in service is exact at all times.
 func (w *window) hurry(now int64) (wait int64) {

@@ -5,7 +5,6 @@ package peers
 import (
 	"strings"
 
-	"github.com/zeromicro/go-zero/core/logx"
 	"github.com/zeromicro/go-zero/zrpc"
 	"google.golang.org/grpc"
 	gresolver "google.golang.org/grpc/resolver"
@@ -26,7 +25,6 @@ func init() {
 
 // dialGoZero is a go-zero client with its default middlewares: trace, duration, metrics, breaker and timeout.
 func dialGoZero(fleet []registry.Instance) (*grpc.ClientConn, func(), error) {
-	logx.Disable() // it would report on itself in the middle of the results
 	var addrs []string
 	for _, in := range fleet {
 		addrs = append(addrs, in.Addr)

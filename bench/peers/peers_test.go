@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	v3orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
+	"github.com/zeromicro/go-zero/core/logx"
 	"google.golang.org/grpc/balancer/weightedroundrobin"
 
 	"github.com/evenkeel/evenkeel/balancer"
@@ -26,6 +27,7 @@ import (
 
 func TestMain(m *testing.M) {
 	setKratosSelector()
+	logx.Disable() // go-zero would report on itself in the middle of the results
 	os.Exit(bench.Main(m, "github.com/go-kratos/kratos/v2", "github.com/zeromicro/go-zero",
 		"github.com/failsafe-go/failsafe-go", "github.com/grpc-ecosystem/go-grpc-middleware/v2",
 		"github.com/sony/gobreaker/v2", "golang.org/x/time"))

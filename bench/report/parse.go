@@ -39,6 +39,7 @@ func Parse(r io.Reader) (*Run, error) {
 	run := &Run{Facts: make(map[string]string)}
 	rows := make(map[string]*Row)
 	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 16<<20) // a measured library may log in between, and a line of a log can be long
 	for n := 1; lines.Scan(); n++ {
 		line := lines.Text()
 		if failLine.MatchString(line) {

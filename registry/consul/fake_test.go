@@ -97,11 +97,11 @@ func TestRequests(t *testing.T) {
 		cfg  Config
 		want string // in the query of a watch
 	}{
-		{Config{}, "passing=1"},
-		{Config{Datacenter: "dc2", Namespace: "team"}, "dc=dc2&ns=team&passing=1"},
-		{Config{Consistency: ConsistencyStale}, "passing=1&stale="},
-		{Config{Consistency: ConsistencyStrong}, "consistent=&passing=1"},
-		{Config{WatchTags: []string{"a=b", "c"}}, "passing=1&tag=a%3Db&tag=c"},
+		{Config{}, "near=_agent&passing=1"},
+		{Config{Datacenter: "dc2", Namespace: "team"}, "dc=dc2&near=_agent&ns=team&passing=1"},
+		{Config{Consistency: ConsistencyStale}, "near=_agent&passing=1&stale="},
+		{Config{Consistency: ConsistencyStrong}, "consistent=&near=_agent&passing=1"},
+		{Config{WatchTags: []string{"a=b", "c"}}, "near=_agent&passing=1&tag=a%3Db&tag=c"},
 	} {
 		c.cfg.Address = f.addr
 		c.cfg.Token = testToken

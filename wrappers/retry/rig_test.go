@@ -28,6 +28,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/evenkeel/evenkeel/balancer"
+	"github.com/evenkeel/evenkeel/internal/clock"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -348,10 +349,11 @@ func serveUnary(h func(kind, grpc.ServerStream) error, method string) grpc.Metho
 	}
 }
 
-// newTest returns a Retrier.
+// newTest returns a Retrier whose waits are half of what they may be: a random one is now and then as good as none, and
+// a test that needs a long one would fail.
 func newTest(t *testing.T, c Config) *Retrier {
 	t.Helper()
-	r, err := New(c)
+	r, err := newRetrier(c, clock.New(), func() uint64 { return 1 << 63 })
 	if err != nil {
 		t.Fatal(err)
 	}

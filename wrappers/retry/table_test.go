@@ -66,8 +66,12 @@ func parallel(f *fleet, n int, method string) (r tally) {
 // Row: 1 of 3 endpoints answers UNAVAILABLE, methods declared idempotent, blacklist on: 100 % of 10,000 calls succeed
 // with at most 1 retry each.
 func TestOneOfThreeDown(t *testing.T) {
-	run := func(r *Retrier, calls func(*fleet, int, string) tally) (out tally) {
+	run := func(c *Config, calls func(*fleet, int, string) tally) (out tally) {
 		synctest.Test(t, func(t *testing.T) {
+			var r *Retrier
+			if c != nil {
+				r = newTest(t, *c) // in the bubble, whose clock is another
+			}
 			f := newFleet(t, 3, ours, r, oneDown).warm()
 			defer f.close()
 			out = calls(f, 10_000, unaryKind.declared())
@@ -75,9 +79,10 @@ func TestOneOfThreeDown(t *testing.T) {
 		return out
 	}
 	var most atomic.Int64
-	with := run(newTest(t, Config{OnRetry: func(e Event) { most.Store(max(most.Load(), int64(e.Attempts))) }}), many)
+	watched := &Config{OnRetry: func(e Event) { most.Store(max(most.Load(), int64(e.Attempts))) }}
+	with := run(watched, many)
 	without := run(nil, many)
-	crowd := run(newTest(t, Config{OnRetry: func(e Event) { most.Store(max(most.Load(), int64(e.Attempts))) }}), parallel)
+	crowd := run(watched, parallel)
 	t.Logf("with: %+v; 8 callers: %+v; without: %+v", with, crowd, without)
 	if with.failed != 0 || with.most > 2 || crowd.failed != 0 {
 		t.Errorf("%d and %d calls failed, one had %d attempts, want none failed and 2 attempts at most",

@@ -22,7 +22,7 @@ func TestMedian(t *testing.T) {
 		{"of another load: as many share what there is", []sample{{5, 60 * ms, s}}, 11, s, 120 * ms},
 		{"an old one of this load before a new one of another",
 			[]sample{{1, 100 * ms, 1}, {10, 100 * ms, 30 * s}}, 1, 30 * s, 100 * ms},
-		{"too old", []sample{{3, 10 * ms, 1}}, 3, 200 * s, 0},
+		{"a stuck server says what it last knew", []sample{{3, 10 * ms, 1}}, 3, 200 * s, 10 * ms},
 	} {
 		var e estimator
 		for _, p := range c.samples {

@@ -424,8 +424,8 @@ func (s *Server) Guaranteed() float64 { return s.cfg.Cores * s.cfg.Speed }
 // Answers reports whether it would answer a probe now.
 func (s *Server) Answers() bool { return !s.down && !s.hung && s.paused <= s.sim.Now() }
 
-// Capacity is the work that it could do now with all cores that it can use: core seconds in a second.
-func (s *Server) Capacity() float64 { return s.cores * s.speed }
+// Available is the work that its machine leaves it now, before any throttle: core seconds in a second.
+func (s *Server) Available() float64 { return s.shares * s.speed }
 
 // Down reports whether it has crashed.
 func (s *Server) Down() bool { return s.down }

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRun: one command writes the table, the chart and the section of a readme, and the same command writes the same.
+func TestRun(t *testing.T) {
+	write := func() (table, chart, readme string) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "README.md")
+		if err := os.WriteFile(file, []byte("before\n<!-- begin S6 -->\nold\n<!-- end S6 -->\nafter\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args := strings.Fields("-scenario S6 -seeds 3 -size 0.03 -length 0.02 -out " + filepath.Join(dir, "results") +
+			" -readme " + file)
+		args = append(args, "-steps", "well,ten times as slow", "-policies", "random,prequal,evenkeel/least_request")
+		if err := run(args, os.Stdout, &strings.Builder{}); err != nil {
+			t.Fatal(err)
+		}
+		read := func(name string) string {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(b)
+		}
+		return read("results/S6.md"), read("results/S6.svg"), read("README.md")
+	}
+	table, chart, readme := write()
+	for _, want := range []string{"| random |", "| evenkeel/least_request |", "**ten times as slow**", "p99 against prequal",
+		"-seeds 3 -size 0.03 -length 0.02"} {
+		if !strings.Contains(table, want) {
+			t.Errorf("no %q in\n%s", want, table)
+		}
+	}
+	if !strings.HasPrefix(chart, "<svg") || strings.Contains(chart, "NaN") || !strings.Contains(chart, "evenkeel/least_request") {
+		t.Errorf("not a chart:\n%s", chart)
+	}
+	if !strings.HasPrefix(readme, "before\n<!-- begin S6 -->\n### S6") || !strings.HasSuffix(readme, "(results/S6.svg)\n<!-- end S6 -->\nafter\n") ||
+		strings.Contains(readme, "old") {
+		t.Errorf("the readme became\n%s", readme)
+	}
+	table2, chart2, _ := write()
+	if table != table2 || chart != chart2 {
+		t.Error("the same command gave other results")
+	}
+}
+
+func TestErrorsNameWhatIsKnown(t *testing.T) {
+	for args, want := range map[string]string{
+		"-scenario S99":                  `scenario "S99" is not known; known are: S1, S2`,
+		"-scenario S2 -policies quantum": `policy "quantum" is not known; known are:`,
+		"-scenario S2 -steps 71":         `scenario S2: step "71" is not known; known are: 70 %, 90 %`,
+		"-seeds 0":                       "-seeds = 0, want more than 0",
+		"-size -1":                       "-size = -1, want more than 0",
+		"S2":                             `"S2" is not a flag`,
+		"-nonsense":                      "flag provided but not defined",
+	} {
+		err := run(strings.Fields(args), &strings.Builder{}, &strings.Builder{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q in it", args, err, want)
+		}
+	}
+	if _, err := section([]byte("no marks"), "S1", nil); err == nil {
+		t.Error("a section without marks is replaced")
+	}
+}
+
+func TestList(t *testing.T) {
+	b := &strings.Builder{}
+	if err := run([]string{"-list"}, b, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"S14", "prequal q=0.75", "evenkeel/peak_ewma"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b)
+		}
+	}
+}
+
+// TestDefaultsAreKnown: what a scenario is about by default exists.
+func TestDefaultsAreKnown(t *testing.T) {
+	for _, s := range []string{"S1", "S3", "S4"} {
+		if _, err := pick("policy", about(s), policies(), policyName); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
+}
