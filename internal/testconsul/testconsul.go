@@ -142,7 +142,8 @@ func (s *Server) Kill() error {
 // Stop is Kill; it is what an owner calls last.
 func (s *Server) Stop() error { return s.Kill() }
 
-// Pause freezes the server (SIGSTOP) until [Server.Continue].
+// Pause freezes the server (SIGSTOP) until [Server.Continue]. On Linux it returns once the last thread has stopped,
+// so that nothing is answered after it; elsewhere a request or two may still be.
 func (s *Server) Pause() error { return s.signal(sigStop) }
 
 // Continue thaws a frozen server (SIGCONT).
@@ -186,7 +187,10 @@ func (s *Server) signal(sig os.Signal) error {
 	if s.proc == nil {
 		return fmt.Errorf("testconsul: %v: the server is not running", sig)
 	}
-	return s.proc.cmd.Process.Signal(sig)
+	if err := s.proc.cmd.Process.Signal(sig); err != nil || sig != sigStop {
+		return err
+	}
+	return waitFrozen(s.proc.cmd.Process.Pid)
 }
 
 // writeConfig writes what -dev leaves open.
