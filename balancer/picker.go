@@ -299,7 +299,7 @@ func (r *record) end(info gbalancer.DoneInfo) {
 	if r.claim == 0 && !r.kept && e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 		e.ended.Add(1)
 		if m := p.active.Load().measurer; m != nil && r.began != 0 {
-			p.measure(m, &r.ending, outcome.OK, nil)
+			p.measure(m, &r.ending, outcome.OK, nil, info.ServerLoad)
 		}
 		r.p, r.e, r.watcher = nil, nil, nil
 		records.Put(r)
@@ -338,7 +338,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		o.e.failures.Add(1)
 	}
 	if s.measurer != nil && o.began != 0 {
-		p.measure(s.measurer, &o, class, info.Err)
+		p.measure(s.measurer, &o, class, info.Err, info.ServerLoad)
 	}
 	if !s.judge.disabled {
 		p.weigh(s, o, class, info)
@@ -354,8 +354,8 @@ func (p *policy) undecided(o ending) {
 	}
 }
 
-// measure hands the end of a call to the strategy.
-func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error) {
+// measure hands the end of a call to the strategy. said is what the server sent along about its load, if it did.
+func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error, said any) {
 	sample := load.Sample{
 		Now:       p.clock.Now(),
 		Failed:    class == outcome.Failure || class == outcome.Soft,
@@ -364,6 +364,9 @@ func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error) 
 	sample.Latency = sample.Now - o.began
 	if o.kind == callctx.UnknownKind && isStream(o.method) || o.kind == callctx.Stream {
 		sample.Latency = -1 // a stream lasts as long as it lasts
+	}
+	if said != nil {
+		sample.Report, sample.Reported = reportOf(said)
 	}
 	m.Record(o.e, sample)
 }

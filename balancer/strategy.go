@@ -62,7 +62,8 @@ type Call struct {
 // Measurer is implemented by a [Strategy] that wants to learn how long calls took and how they ended. What it learns
 // belongs to the endpoint ([Endpoint.Slot]), where it outlives pickers, reconnects and changes of the configuration.
 type Measurer interface {
-	// Record is called once at the end of every call that really was sent, from many goroutines at once.
+	// Record is called once at the end of every call that really was sent, from many goroutines at once. A server
+	// that reports its load with its answers (ORCA, gRFC A51) is heard in Sample.Report.
 	Record(*Endpoint, load.Sample)
 }
 

@@ -10,6 +10,9 @@
 // configuration; a picker only reads it. It does not decide anything either: which of two endpoints is better is
 // the business of a strategy in package balancer.
 //
+// A [Sample] is what a client learns from the end of one call, and a [Report] what the server says about itself, which
+// comes with some calls and not with others.
+//
 // [PeakEWMA] is the latency estimate behind the strategy peak_ewma. Times are nanoseconds of any monotonic clock
 // that starts anywhere; durations are nanoseconds too.
 package load
@@ -31,6 +34,10 @@ type Sample struct {
 	Failed bool
 	// Cancelled: the caller gave up. It had waited for Latency, so the endpoint is at least that slow.
 	Cancelled bool
+	// Reported: the server's answer came with a Report of its load.
+	Reported bool
+	// Report is what it said, if Reported.
+	Report Report
 }
 
 const (

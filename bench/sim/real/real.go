@@ -11,6 +11,7 @@
 //     [Balancer.Ready] the next attempt succeeds, and attempts come with gRPC's exponential backoff.
 //   - A call is unary. It carries its deadline, the servers that it was tried on, and its key, if it has one, as the
 //     library's wrappers would put them there.
+//   - What a server says about its load with an answer reaches the strategy as a load report in the call's trailer does.
 //   - A pick that gRPC would hold back until there is a connection fails with UNAVAILABLE, since a simulated call
 //     cannot wait. That happens only when no server can be connected to.
 //   - An instance has its first address only; several are tried by the machine's clock.
@@ -35,6 +36,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/balancer"
+	"github.com/evenkeel/evenkeel/balancer/load"
 	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/registry"
@@ -91,6 +93,8 @@ type Balancer struct {
 	// The context of calls without a key, made once.
 	base deadline
 	ctx  callctx.Room
+
+	report load.Report // what the server said with the call that ends
 }
 
 var _ lb.Connections = (*Balancer)(nil)
@@ -181,6 +185,12 @@ func (b *Balancer) Done(c *lb.Call, _ int, r lb.Result) {
 		return
 	}
 	info := gbalancer.DoneInfo{Err: r.Err, BytesSent: true, BytesReceived: r.Err == nil || r.Load != nil}
+	if l := r.Load; l != nil {
+		b.report = load.Report{
+			RIF: int64(l.RIF), Latency: l.Latency, Utilization: l.Utilization, QPS: l.QPS, EPS: l.EPS,
+		}
+		info.ServerLoad = &b.report
+	}
 	done(info)
 }
 
