@@ -169,6 +169,11 @@ func (c *Client) schedule() {
 // Handle implements [engine.Handler]: a call arrives.
 func (c *Client) Handle(uint8, uint64) {
 	c.schedule()
+	c.arrive()
+}
+
+// arrive begins a call.
+func (c *Client) arrive() {
 	var k *call
 	if n := len(c.calls); n > 0 {
 		k, c.calls = c.calls[n-1], c.calls[:n-1]
