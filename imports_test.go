@@ -38,6 +38,7 @@ var layers = []struct {
 		"internal/clock"}, "any resolver may stand before the balancer, and wrappers are optional"},
 	{"filters", []string{"registry", "internal/callctx"}, "a filter is a statement about an instance, nothing more"},
 	{"outcome", nil, "the one classifier depends on nobody whom it judges for"},
+	{"wrappers", nil, "a chain does not care whose interceptors it joins"},
 	{"wrappers/*", []string{"outcome", "internal/callctx", "internal/clock", "internal/scope"},
 		"a wrapper works alone, on any client, whatever balances it"},
 	{"internal/callctx", nil, "shared by wrappers and pickers, so it knows neither"},

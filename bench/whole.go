@@ -25,6 +25,7 @@ import (
 	"github.com/evenkeel/evenkeel/registry"
 	"github.com/evenkeel/evenkeel/registry/memory"
 	"github.com/evenkeel/evenkeel/resolver"
+	"github.com/evenkeel/evenkeel/wrappers"
 )
 
 // Stack is a client that is measured with whole calls: a way to find servers, to choose one, and what is around calls.
@@ -86,7 +87,7 @@ func dialFull(fleet []registry.Instance) (*grpc.ClientConn, func(), error) {
 	conn, err := grpc.NewClient("lb:///"+service,
 		grpc.WithResolvers(resolver.NewBuilder(reg, resolver.WithServiceConfig(policy))),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(EvenkeelWrappers().All()...))
+		grpc.WithUnaryInterceptor(wrappers.ChainUnaryClient(EvenkeelWrappers().All()...)))
 	return conn, stop, err
 }
 
