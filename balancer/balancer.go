@@ -53,6 +53,7 @@ func (b builder) Build(cc gbalancer.ClientConn, opts gbalancer.BuildOptions) gba
 	if p.rand == nil {
 		p.rand = clock.Rand
 	}
+	p.prober.p = p
 	p.adopt(defaultSettings())
 	live.add(p)
 	return p
@@ -71,6 +72,7 @@ type policy struct {
 	rand    func() uint64
 	leaf    gbalancer.Builder
 	service string
+	prober  prober
 
 	childMu sync.Mutex // serialises calls into children
 
@@ -137,7 +139,7 @@ func (c *child) UpdateState(s gbalancer.State) {
 	case connectivity.Ready:
 		// pick_first has one connection, and its picker answers it to every call.
 		if res, perr := s.Picker.Pick(gbalancer.PickInfo{}); perr == nil {
-			conn = &connection{res.SubConn}
+			conn = &connection{sc: res.SubConn}
 		}
 	case connectivity.TransientFailure:
 		_, err = s.Picker.Pick(gbalancer.PickInfo{})
@@ -304,6 +306,7 @@ func (p *policy) Close() {
 	p.dead = true
 	p.deliverMu.Unlock()
 
+	p.prober.close()
 	p.childMu.Lock()
 	for _, c := range children {
 		if c.leaf != nil {

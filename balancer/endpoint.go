@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/grpc"
 	gbalancer "google.golang.org/grpc/balancer"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
@@ -28,6 +29,7 @@ type Endpoint struct {
 
 	inst     atomic.Pointer[registry.Instance]
 	claimed  atomic.Uint32 // odd while a probing call is under way; its number
+	asked    atomic.Bool   // a probe of the load is under way
 	failures atomic.Uint64
 	slotsMu  sync.Mutex // orders writers of slots
 
@@ -37,7 +39,12 @@ type Endpoint struct {
 }
 
 // connection is one READY spell of an endpoint.
-type connection struct{ sc gbalancer.SubConn }
+type connection struct {
+	sc   gbalancer.SubConn
+	mute atomic.Bool // the server does not answer probes
+	once sync.Once   // for cc
+	cc   grpc.ClientConnInterface
+}
 
 type slot struct{ key, value any }
 

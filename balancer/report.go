@@ -7,13 +7,7 @@ import (
 	_ "google.golang.org/grpc/orca" // DoneInfo.ServerLoad is nil unless it is linked
 
 	"github.com/evenkeel/evenkeel/balancer/load"
-)
-
-// The named metrics of a load report that gRPC has no field for: requests in flight, and how long a request takes that
-// arrives now, in nanoseconds.
-const (
-	metricRIF     = "rif"
-	metricLatency = "latency_ns"
+	"github.com/evenkeel/evenkeel/internal/probe"
 )
 
 // reportOf reads what gRPC hands over at the end of a call as the server's load: a report of gRFC A51 from the call's
@@ -43,10 +37,10 @@ func fromORCA(r *orcapb.OrcaLoadReport) load.Report {
 	if out.Utilization == 0 { // gRFC A58
 		out.Utilization = sensible(r.GetCpuUtilization())
 	}
-	if v, ok := r.GetNamedMetrics()[metricRIF]; ok && v >= 0 && v <= most {
+	if v, ok := r.GetNamedMetrics()[probe.RIF]; ok && v >= 0 && v <= most {
 		out.RIF = int64(v)
 	}
-	if v := r.GetNamedMetrics()[metricLatency]; v <= most {
+	if v := r.GetNamedMetrics()[probe.Latency]; v <= most {
 		out.Latency = int64(sensible(v))
 	}
 	return out

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
 )
@@ -37,6 +38,12 @@ type Env struct {
 	Previous Chooser
 	// Rand returns 64 random bits; safe for concurrent use.
 	Rand func() uint64
+	// Probe asks a member how busy it is, and returns without waiting for the answer, which to hears. It is for Choose
+	// and whatever follows from it, not for Build; safe for concurrent use. It is false, and nobody hears anything, if
+	// the member has no connection or does not know of probes (that takes server.Load, or the like, there), if one of
+	// its probes is under way, and if so many wait that this one would come too late. It is nil where nothing can be
+	// probed, as in a test of the strategy alone.
+	Probe func(e *Endpoint, timeout time.Duration, to Answerer) bool
 }
 
 // Chooser chooses among the members of one candidate set. It is called for every call from many goroutines at

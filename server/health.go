@@ -11,12 +11,14 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/evenkeel/evenkeel/internal/probe"
 )
 
 // infrastructure reports whether a gRPC service is part of how servers are run rather than of what they are for.
 func infrastructure(service string) bool {
 	return strings.HasPrefix(service, "grpc.health.") || strings.HasPrefix(service, "grpc.reflection.") ||
-		strings.HasPrefix(service, "grpc.channelz.")
+		strings.HasPrefix(service, "grpc.channelz.") || service == probe.Service
 }
 
 // startHealth sets the services that h knows nothing about to SERVING. What the app has set stays: an app that says

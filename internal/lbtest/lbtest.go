@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"time"
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/connectivity"
@@ -17,6 +18,7 @@ import (
 	gresolver "google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/serviceconfig"
 
+	"github.com/evenkeel/evenkeel/balancer/load"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -27,6 +29,9 @@ type ClientConn struct {
 
 	// Refuse says why the connection to an address fails; nil means that it succeeds.
 	Refuse func(addr string) error
+	// Load answers the probes of an address; nil means that nobody does. What it returns is delivered with the state
+	// changes that wait.
+	Load func(addr string) (load.Report, bool)
 	// Unhealthy says whether an address reports NOT_SERVING; nil means that none does.
 	Unhealthy func(addr string) bool
 
@@ -223,6 +228,17 @@ func (sc *SubConn) RegisterHealthListener(f func(gbalancer.SubConnState)) {
 			return
 		}
 		f(gbalancer.SubConnState{ConnectivityState: connectivity.Ready})
+	})
+}
+
+// Probe implements balancer.Prober.
+func (sc *SubConn) Probe(_ time.Duration, answer func(load.Report, bool)) {
+	sc.cc.push(func() {
+		if sc.cc.Load == nil {
+			answer(load.Report{}, false)
+			return
+		}
+		answer(sc.cc.Load(sc.Addr))
 	})
 }
 

@@ -9,6 +9,8 @@ package scope
 import (
 	"fmt"
 	"strings"
+
+	"github.com/evenkeel/evenkeel/internal/probe"
 )
 
 // Table finds what holds for a method. It is immutable as far as callers see, and safe for concurrent use. Make it
@@ -73,7 +75,8 @@ func (t *Table[V]) Applies(method string) (v V, ok bool) {
 	return v, named || !Exempt(method)
 }
 
-// Exempt reports whether method belongs to the health or the reflection service.
+// Exempt reports whether method belongs to the health or the reflection service, or is the probe of a server's load.
 func Exempt(method string) bool {
-	return strings.HasPrefix(method, "/grpc.health.") || strings.HasPrefix(method, "/grpc.reflection.")
+	return strings.HasPrefix(method, "/grpc.health.") || strings.HasPrefix(method, "/grpc.reflection.") ||
+		method == probe.Method
 }

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/connectivity"
 	gresolver "google.golang.org/grpc/resolver"
 
+	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/internal/clock"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
 )
@@ -54,6 +56,16 @@ type conn struct {
 	peer     *peer
 	up       bool
 	failures int // attempts to connect since the last that succeeded
+}
+
+// Probe implements balancer.Prober, in the simulation's time and over its network.
+func (s *conn) Probe(timeout time.Duration, answer func(load.Report, bool)) {
+	s.c.b.env.Probe(s.peer.server, int64(timeout), func(l lb.Load, ok bool) { answer(reportOf(l), ok) })
+}
+
+// reportOf is what a server says, as the policy knows it.
+func reportOf(l lb.Load) load.Report {
+	return load.Report{RIF: int64(l.RIF), Latency: l.Latency, Utilization: l.Utilization, QPS: l.QPS, EPS: l.EPS}
 }
 
 // gRPC's defaults for the time between two attempts to connect (doc/connection-backoff.md).

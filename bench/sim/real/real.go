@@ -186,9 +186,7 @@ func (b *Balancer) Done(c *lb.Call, _ int, r lb.Result) {
 	}
 	info := gbalancer.DoneInfo{Err: r.Err, BytesSent: true, BytesReceived: r.Err == nil || r.Load != nil}
 	if l := r.Load; l != nil {
-		b.report = load.Report{
-			RIF: int64(l.RIF), Latency: l.Latency, Utilization: l.Utilization, QPS: l.QPS, EPS: l.EPS,
-		}
+		b.report = reportOf(*l)
 		info.ServerLoad = &b.report
 	}
 	done(info)

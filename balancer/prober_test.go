@@ -1,0 +1,233 @@
+package balancer
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
+	"github.com/evenkeel/evenkeel/internal/leak"
+	"github.com/evenkeel/evenkeel/internal/probe"
+)
+
+// replies collects answers.
+type replies struct {
+	ids     []string
+	reports []load.Report
+	failed  int
+	now     int64
+}
+
+func (h *replies) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
+	h.now = now
+	if !ok {
+		h.failed++
+		return
+	}
+	h.ids = append(h.ids, e.Instance().ID)
+	h.reports = append(h.reports, r)
+}
+
+// TestProbeOfLoad: a probe's answer comes later, one is under way at an endpoint at a time, and none where nobody answers.
+func TestProbeOfLoad(t *testing.T) {
+	cc := lbtest.New()
+	busy := map[string]int64{"10.0.0.1:80": 3, "10.0.0.2:80": 5}
+	cc.Load = func(addr string) (load.Report, bool) {
+		n, ok := busy[addr]
+		return load.Report{RIF: n}, ok
+	}
+	cc.Refuse = func(addr string) error {
+		if addr == "10.0.0.4:80" {
+			return errRefused
+		}
+		return nil
+	}
+	r := bareRig(t, cc)
+	r.update(Config{}, fleet(4))
+	probe, h := r.p.prober.probe, new(replies)
+	for i, want := range []bool{true, true, true, false} { // the last has no connection
+		if got := probe(r.p.known[i], time.Second, h); got != want {
+			t.Errorf("a probe of endpoint %d was sent: %v, want %v", i, got, want)
+		}
+	}
+	if probe(r.p.known[0], time.Second, h) {
+		t.Error("a second probe was sent while the first was under way")
+	}
+	if len(h.ids)+h.failed > 0 {
+		t.Error("Probe delivered an answer before it returned")
+	}
+	r.settle()
+	if want := []string{"i0", "i1"}; !slices.Equal(h.ids, want) || h.reports[0].RIF != 3 || h.reports[1].RIF != 5 {
+		t.Errorf("heard %v: %v, want %v with 3 and 5 requests in flight", h.ids, h.reports, want)
+	}
+	if h.failed != 1 || h.now != r.clock.Now() {
+		t.Errorf("%d probes failed, want 1; it was %d, want %d", h.failed, h.now, r.clock.Now())
+	}
+	if !probe(r.p.known[0], time.Second, h) {
+		t.Error("no probe was sent after the first was answered")
+	}
+	r.p.Close()
+	r.settle()
+	if len(h.ids) != 2 {
+		t.Errorf("%d answers were delivered, want the 2 from before the policy was closed", len(h.ids))
+	}
+}
+
+// loadServer answers probes the way server.Load does, or as told.
+func loadServer(t *testing.T, answer func(context.Context) (*orcapb.OrcaLoadReport, error)) string {
+	t.Helper()
+	s := grpc.NewServer()
+	if answer != nil {
+		s.RegisterService(&grpc.ServiceDesc{ServiceName: probe.Service, HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{
+			MethodName: probe.Name,
+			Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				if err := dec(new(emptypb.Empty)); err != nil {
+					return nil, err
+				}
+				return answer(ctx)
+			},
+		}}}, struct{}{})
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Serve(lis); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() { s.Stop(); <-done })
+	return lis.Addr().String()
+}
+
+// answers makes a channel of what an Answerer hears.
+type answers chan load.Report
+
+func (a answers) Answer(_ *Endpoint, _ int64, r load.Report, ok bool) {
+	if !ok {
+		r.RIF = -2
+	}
+	a <- r
+}
+
+// dial is a real channel of this policy to one address, connected, and its only endpoint.
+func dial(t *testing.T, addr string) (*grpc.ClientConn, *policy, *Endpoint) {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithDefaultServiceConfig(ServiceConfig(Config{})),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.Connect()
+	for s := conn.GetState(); s.String() != "READY"; s = conn.GetState() {
+		if !conn.WaitForStateChange(t.Context(), s) {
+			t.Fatalf("the channel is %v, want READY", s)
+		}
+	}
+	for _, p := range live.list() {
+		if p.service == addr {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return conn, p, p.known[0]
+		}
+	}
+	t.Fatal("there is no policy for the channel")
+	return nil, nil, nil
+}
+
+// TestProbeOverTheConnection: probes are calls on the connection itself, and they leave nothing behind.
+func TestProbeOverTheConnection(t *testing.T) {
+	leak.Check(t)
+	var hang atomic.Bool
+	entered := make(chan struct{}, 1)
+	addr := loadServer(t, func(ctx context.Context) (*orcapb.OrcaLoadReport, error) {
+		if hang.Load() {
+			entered <- struct{}{}
+			<-ctx.Done()
+		}
+		return &orcapb.OrcaLoadReport{NamedMetrics: map[string]float64{probe.RIF: 7, probe.Latency: 5e6}, RpsFractional: 2}, nil
+	})
+	conn, p, e := dial(t, addr)
+	heard := make(answers, 1)
+	for range 3 {
+		if !p.prober.probe(e, time.Minute, heard) {
+			t.Fatal("no probe was sent")
+		}
+		if r := <-heard; r.RIF != 7 || r.Latency != 5e6 || r.QPS != 2 {
+			t.Errorf("the answer is %+v, want 7 in flight, 5 ms and 2 a second", r)
+		}
+	}
+	hang.Store(true)
+	if !p.prober.probe(e, time.Millisecond, heard) {
+		t.Fatal("no probe was sent")
+	}
+	if r := <-heard; r.RIF != -2 {
+		t.Errorf("a server that hangs answered %+v, want the timeout", r)
+	}
+	select { // the timeout may have been over before the probe was there
+	case <-entered:
+	default:
+	}
+	if !p.prober.probe(e, time.Hour, heard) {
+		t.Fatal("no probe was sent after one that timed out")
+	}
+	<-entered
+	conn.Close() // ends it at once, and nobody hears of it
+	if len(heard) > 0 {
+		t.Errorf("an answer was delivered after Close: %+v", <-heard)
+	}
+}
+
+// TestProbeOfAServerWithoutIt: whoever does not know the service is not asked again over that connection.
+func TestProbeOfAServerWithoutIt(t *testing.T) {
+	leak.Check(t)
+	_, p, e := dial(t, loadServer(t, nil))
+	heard := make(answers, 1)
+	if !p.prober.probe(e, time.Minute, heard) {
+		t.Fatal("no probe was sent")
+	}
+	if r := <-heard; r.RIF != -2 {
+		t.Errorf("the answer is %+v, want none", r)
+	}
+	if p.prober.probe(e, time.Minute, heard) {
+		t.Error("a second probe was sent to a server that does not know them")
+	}
+}
+
+// TestProbesAreBounded: servers that hang keep a bounded number of goroutines, and probes that would wait for one for
+// too long are not sent.
+func TestProbesAreBounded(t *testing.T) {
+	leak.Check(t)
+	addr := loadServer(t, func(ctx context.Context) (*orcapb.OrcaLoadReport, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	_, p, e := dial(t, addr)
+	sent := 0
+	for range 2 * (maxProbers + maxQueued) {
+		twin := &Endpoint{child: e.child}
+		twin.conn.Store(e.conn.Load())
+		if p.prober.probe(twin, time.Hour, make(answers, 1)) {
+			sent++
+		}
+	}
+	if most := maxProbers + maxQueued; sent < maxQueued || sent > most {
+		t.Errorf("%d probes were sent, want %d to %d", sent, maxQueued, most)
+	}
+	if n := p.prober.hired.Load(); n != maxProbers {
+		t.Errorf("%d goroutines wait for answers, want %d", n, maxProbers)
+	}
+}
