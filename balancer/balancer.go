@@ -81,9 +81,10 @@ type policy struct {
 	active      atomic.Pointer[settings] // settings again, for those who do not hold mu
 	children    map[string]*child        // by the endpoint's addresses
 	known       []*Endpoint
-	order       []*child                       // of the last update, as the resolver lists them
-	spare       []*child                       // for the next one's
-	generation  uint64                         // counts updates
+	order       []*child // of the last update, as the resolver lists them
+	spare       []*child // for the next one's
+	generation  uint64   // counts updates
+	subset      subset
 	states      [connectivity.Shutdown + 1]int // how many children are in each state
 	resolverErr error
 	updating    bool // UpdateClientConnState is under way and will publish

@@ -29,6 +29,8 @@ type Config struct {
 	Require filters.Filter
 	// Blacklist says when a failing instance is taken out; zero means the defaults.
 	Blacklist Blacklist
+	// Subset bounds to how many instances the client connects; zero means to all.
+	Subset Subset
 }
 
 // ServiceConfig returns a whole service config that selects the policy, for [grpc.WithDefaultServiceConfig] or
@@ -62,7 +64,8 @@ func LoadBalancingConfig(c Config) (json.RawMessage, error) {
 		Filter    string                     `json:"filter,omitempty"`
 		Require   string                     `json:"require,omitempty"`
 		Blacklist Blacklist                  `json:"blacklist,omitzero"`
-	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist})
+		Subset    Subset                     `json:"subset,omitzero"`
+	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist, c.Subset})
 	if err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -82,6 +85,7 @@ type settings struct {
 	filter   filters.Filter
 	require  filters.Filter
 	judge    judge
+	subset   Subset
 	// plain: a call's end can be judged without knowing the call, so calls without a deadline need no record.
 	plain bool
 }
@@ -101,6 +105,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		Filter    string          `json:"filter"`
 		Require   string          `json:"require"`
 		Blacklist Blacklist       `json:"blacklist"`
+		Subset    Subset          `json:"subset"`
 	}
 	if err := unmarshalStrict(js, &raw); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
@@ -122,6 +127,10 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 	if s.judge, err = raw.Blacklist.resolve(); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
+	if err := raw.Subset.validate(); err != nil {
+		return nil, fmt.Errorf("evenkeel: %w", err)
+	}
+	s.subset = raw.Subset
 	s.measurer, _ = s.strategy.(Measurer)
 	if k, ok := s.strategy.(keyed); ok {
 		s.keyFrom = k.metadataKey()

@@ -58,7 +58,7 @@ func (l *plan) close() {
 // anew at every update, were three quarters of what an update of 10,000 endpoints costs (BenchmarkChange in bench).
 func (p *policy) reconcile(s gresolver.State) *plan {
 	l := &plan{p: p}
-	endpoints := listOf(s)
+	endpoints := p.narrow(listOf(s))
 	p.line(endpoints)
 	var changes []change
 	known := p.known[:0] // nobody keeps it beyond mu
