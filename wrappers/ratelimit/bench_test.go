@@ -109,3 +109,30 @@ func BenchmarkRefuse(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkStream is what the start of a stream costs in a client's interceptor; those that can send more than one
+// message are watched to their end.
+func BenchmarkStream(b *testing.B) {
+	for _, c := range []struct {
+		name string
+		desc grpc.StreamDesc
+		p    Policy
+	}{
+		{"server", grpc.StreamDesc{ServerStreams: true}, Policy{Rate: plenty}},
+		{"bidi", grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, Policy{Rate: plenty}},
+		{"bidi/messageCost", grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, Policy{Rate: plenty, MessageCost: 1}},
+		{"bidi/no limit", grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, Policy{}},
+	} {
+		in := StreamClientInterceptor(c.p)
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				var s scripted
+				if _, err := in(b.Context(), &c.desc, nil, bidi, s.start); err != nil {
+					b.Fatal(err)
+				}
+				s.end(nil)
+			}
+		})
+	}
+}

@@ -61,31 +61,42 @@ type waitOption struct {
 
 type bypassOption struct{ grpc.EmptyCallOption }
 
-// wishes are what policy and options make of a client's call: how many tokens it takes and whether it waits for them,
-// or that it passes. Of options of one kind the last counts.
-func (s *settings) wishes(ctx context.Context, e *entry, method string, req any, opts []grpc.CallOption) (n int, wait, bypass bool) {
-	wait = e.Wait
-	costs := false
+// wishes are what the options of a client's call say. Of options of one kind the last counts.
+type wishes struct {
+	cost        int
+	costs       bool // cost is said
+	wait, waits bool // waits: wait is said
+	bypass      bool
+}
+
+func wishesOf(opts []grpc.CallOption) (w wishes) {
 	for _, o := range opts {
 		switch o := o.(type) {
 		case costOption:
-			n, costs = o.n, true
+			w.cost, w.costs = o.n, true
 		case waitOption:
-			wait = o.wait
+			w.wait, w.waits = o.wait, true
 		case bypassOption:
-			bypass = true
+			w.bypass = true
 		}
 	}
-	if !costs && !bypass {
-		n = s.cost(ctx, e, method, req)
-	}
-	return n, wait, bypass
+	return w
 }
 
-// saysWait reports whether o says if the call waits.
-func saysWait(o grpc.CallOption) bool {
-	_, says := o.(waitOption)
-	return says
+// costOf is how many tokens a client's call takes.
+func (w *wishes) costOf(ctx context.Context, s *settings, e *entry, method string, req any) int {
+	if w.costs {
+		return w.cost
+	}
+	return s.cost(ctx, e, method, req)
+}
+
+// waitsBy reports whether a client's call waits for its tokens.
+func (w *wishes) waitsBy(e *entry) bool {
+	if w.waits {
+		return w.wait
+	}
+	return e.Wait
 }
 
 // finished tells the OnFinish options among opts that the call ended with err, as gRPC does for the calls that it gets

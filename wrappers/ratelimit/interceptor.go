@@ -60,13 +60,14 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 		if !ok || e.Rate == 0 {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}
-		n, wait, bypass := s.wishes(ctx, e, method, req, opts)
-		if bypass {
+		w := wishesOf(opts)
+		if w.bypass {
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}
+		n := w.costOf(ctx, s, e, method, req)
 		k := s.clientID(ctx, e, method, cc)
 		if b := l.pass(e, &k, n); b != nil {
-			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
+			a := ask{s: s, e: e, method: method, id: k, n: n, wait: w.waitsBy(e), client: true}
 			if _, err := l.scarce(ctx, b, &a); err != nil {
 				return finished(opts, err)
 			}
@@ -79,33 +80,37 @@ func (l *Limiter) UnaryClientInterceptor() grpc.UnaryClientInterceptor {
 // StreamClientInterceptor limits the streams that a client starts, and with MessageCost the messages that it sends
 // on client and bidi streams from the second one on. A message that is refused ends the stream, as gRPC's contract
 // for a failed SendMsg says: the error of both SendMsg and RecvMsg is the refusal, and so is what grpc.OnFinish
-// options are told, once.
+// options are told, once. Messages are judged by the policy that holds when they are sent, whatever held when the
+// stream began: so every client and bidi stream is watched, for about a microsecond at its start, and a few
+// nanoseconds a message while that costs nothing.
 func (l *Limiter) StreamClientInterceptor() grpc.StreamClientInterceptor {
 	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string,
 		streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 
+		w := wishesOf(opts)
+		if w.bypass {
+			return streamer(ctx, desc, cc, method, opts...)
+		}
 		s := l.settings.Load()
 		e, ok := s.table.Applies(method)
-		if !ok || e.Rate == 0 {
-			return streamer(ctx, desc, cc, method, opts...)
-		}
-		n, wait, bypass := s.wishes(ctx, e, method, nil, opts)
-		if bypass {
-			return streamer(ctx, desc, cc, method, opts...)
-		}
-		k := s.clientID(ctx, e, method, cc)
-		if b := l.pass(e, &k, n); b != nil {
-			a := ask{s: s, e: e, method: method, id: k, n: n, wait: wait, client: true}
-			if _, err := l.scarce(ctx, b, &a); err != nil {
-				return nil, finished(opts, err)
+		var k id
+		if ok && e.Rate > 0 {
+			n := w.costOf(ctx, s, e, method, nil)
+			k = s.clientID(ctx, e, method, cc)
+			if b := l.pass(e, &k, n); b != nil {
+				a := ask{s: s, e: e, method: method, id: k, n: n, wait: w.waitsBy(e), client: true}
+				if _, err := l.scarce(ctx, b, &a); err != nil {
+					return nil, finished(opts, err)
+				}
 			}
+			e.counts.admitted.Add(1)
 		}
-		e.counts.admitted.Add(1)
-		if e.MessageCost > 0 && desc.ClientStreams {
-			a := ask{s: s, e: e, method: method, id: k, wait: wait, client: true}
-			return l.startClientStream(ctx, a, desc, cc, streamer, opts)
+		if !desc.ClientStreams {
+			return streamer(ctx, desc, cc, method, opts...)
 		}
-		return streamer(ctx, desc, cc, method, opts...)
+		m := messages{l: l, ask: ask{s: s, method: method, id: k, wait: w.wait, client: true}, fixed: w.waits}
+		m.judgeBy(e, ok)
+		return l.startClientStream(ctx, m, desc, cc, streamer, opts)
 	}
 }
 
@@ -174,46 +179,54 @@ func (l *Limiter) gated(ctx context.Context, a *ask, req any, handler grpc.Unary
 }
 
 // StreamServerInterceptor limits the streams that reach handlers: their start, and with MessageCost the messages
-// that come on client and bidi streams from the second one on, where RecvMsg waits or returns the refusal. The
-// adaptive limit refuses a stream that comes while unary calls fill it; a stream does not occupy a place, and its
+// that come on client and bidi streams from the second one on, where RecvMsg waits or returns the refusal. Messages
+// are judged by the policy that holds when they come, whatever held when the stream began. The adaptive limit refuses a stream that comes while unary calls fill it; a stream does not occupy a place, and its
 // duration teaches nothing, since it lasts as long as it lasts.
 func (l *Limiter) StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		s := l.settings.Load()
 		e, ok := s.table.Applies(info.FullMethod)
-		if !ok || e.idle() {
-			return handler(srv, ss)
-		}
-		ctx := ss.Context()
-		a := ask{s: s, e: e, method: info.FullMethod, wait: e.Wait}
-		if e.Rate > 0 {
-			a.n = s.cost(ctx, e, info.FullMethod, nil)
-			a.id = s.serverID(ctx, e, info.FullMethod)
-			if b := l.pass(e, &a.id, a.n); b != nil {
-				r, err := l.scarce(ctx, b, &a)
-				if r != nil && err != nil {
+		a := ask{s: s, e: e, method: info.FullMethod}
+		if ok && !e.idle() {
+			a.wait = e.Wait
+			if r, err := l.startServerStream(ss.Context(), &a); err != nil {
+				if r != nil {
 					ss.SetTrailer(r.pushback())
 				}
-				if err != nil {
-					return err
-				}
+				return err
 			}
 		}
-		if e.gate != nil {
-			if expected, ok := e.gate.glance(l.clock.Now()); !ok {
-				r := a.turnedAway(full, expected, 0)
-				if err := l.refuse(ctx, &a, r); err != nil {
-					ss.SetTrailer(r.pushback())
-					return err
-				}
-			}
-		}
-		e.counts.admitted.Add(1)
-		if e.MessageCost > 0 && info.IsClientStream {
-			ss = &serverStream{ServerStream: ss, messages: messages{l: l, ask: a}}
+		if info.IsClientStream {
+			m := messages{l: l, ask: a}
+			m.judgeBy(e, ok)
+			ss = &serverStream{ServerStream: ss, messages: m}
 		}
 		return handler(srv, ss)
 	}
+}
+
+// startServerStream takes the tokens of a stream's start, and says whose stream it is. With an error the refusal is
+// returned too, unless the error is that ctx has ended.
+func (l *Limiter) startServerStream(ctx context.Context, a *ask) (*refusal, error) {
+	if a.e.Rate > 0 {
+		a.n = a.s.cost(ctx, a.e, a.method, nil)
+		a.id = a.s.serverID(ctx, a.e, a.method)
+		if b := l.pass(a.e, &a.id, a.n); b != nil {
+			if r, err := l.scarce(ctx, b, a); err != nil {
+				return r, err
+			}
+		}
+	}
+	if a.e.gate != nil {
+		if expected, ok := a.e.gate.glance(l.clock.Now()); !ok {
+			r := a.turnedAway(full, expected, 0)
+			if err := l.refuse(ctx, a, r); err != nil {
+				return r, err
+			}
+		}
+	}
+	a.e.counts.admitted.Add(1)
+	return nil, nil
 }
 
 // pass takes n tokens from the bucket of k; if they are not there it returns the bucket. It does not allocate; what

@@ -57,7 +57,7 @@ func TestRate(t *testing.T) {
 						default:
 							t.Errorf("%s: %v", side, err)
 						}
-						time.Sleep(3 * time.Millisecond)
+						time.Sleep(13 * time.Millisecond) // six times what they may
 					}
 				})
 			}

@@ -108,8 +108,8 @@ func TestOverload(t *testing.T) {
 		return out
 	}
 	unloaded := run(false, 0.1*capacity, 0.1*capacity, 10*time.Second)
-	off := run(false, 0.3*capacity, 3*capacity, 5*time.Second)
-	on := run(true, 0.3*capacity, 3*capacity, 5*time.Second)
+	off := run(false, 0.3*capacity, 3*capacity, 3*time.Second)
+	on := run(true, 0.3*capacity, 3*capacity, 3*time.Second)
 	t.Logf("unloaded:             p99 %v", unloaded.p99())
 	for _, x := range []struct {
 		name string

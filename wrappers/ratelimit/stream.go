@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"io"
-	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -15,9 +14,21 @@ import (
 // RecvMsg each are.
 type messages struct {
 	l     *Limiter
-	ask   ask  // of the stream's start
+	ask   ask  // of the stream's start; e is nil while messages pass because the method is exempt
 	fixed bool // an option says whether they wait, not the policy
 	first bool
+}
+
+// judgeBy sets the policy by which messages are judged; if it does not apply to the method they pass.
+func (m *messages) judgeBy(e *entry, applies bool) {
+	if !applies {
+		m.ask.e = nil
+		return
+	}
+	m.ask.e = e
+	if !m.fixed {
+		m.ask.wait = e.Wait
+	}
 }
 
 // next takes the tokens of one more message; the first belongs to the stream's start. Each message is judged by the
@@ -27,20 +38,15 @@ func (m *messages) next(ctx context.Context, identify func(*settings, *entry) id
 		m.first = true
 		return nil, nil
 	}
-	s := m.l.settings.Load()
-	if s != m.ask.s {
-		e, ok := s.table.Applies(m.ask.method)
-		if !ok {
-			return nil, nil
+	if s := m.l.settings.Load(); s != m.ask.s {
+		m.ask.s = s
+		m.judgeBy(s.table.Applies(m.ask.method))
+		if e := m.ask.e; e != nil && e.Rate > 0 {
+			m.ask.id = identify(s, e)
 		}
-		m.ask.s, m.ask.e = s, e
-		if !m.fixed {
-			m.ask.wait = e.Wait
-		}
-		m.ask.id = identify(s, e)
 	}
 	e := m.ask.e
-	if e.Rate == 0 || e.MessageCost == 0 {
+	if e == nil || e.Rate == 0 || e.MessageCost == 0 {
 		return nil, nil
 	}
 	b := m.l.pass(e, &m.ask.id, e.MessageCost)
@@ -88,9 +94,10 @@ type clientStream struct {
 // errAborted stands for the end of a stream whose start panicked or called runtime.Goexit.
 var errAborted = status.Error(codes.Aborted, "ratelimit: the call's goroutine panicked or exited")
 
-func (l *Limiter) startClientStream(ctx context.Context, a ask, desc *grpc.StreamDesc, cc *grpc.ClientConn,
+func (l *Limiter) startClientStream(ctx context.Context, m messages, desc *grpc.StreamDesc, cc *grpc.ClientConn,
 	streamer grpc.Streamer, opts []grpc.CallOption) (grpc.ClientStream, error) {
-	st := &clientStream{messages: messages{l: l, ask: a, fixed: slices.ContainsFunc(opts, saysWait)}, cc: cc}
+
+	st := &clientStream{messages: m, cc: cc}
 	opts, st.finish = withoutFinish(opts)
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	err := errAborted
@@ -99,7 +106,7 @@ func (l *Limiter) startClientStream(ctx context.Context, a ask, desc *grpc.Strea
 			st.ended(err)
 		}
 	}()
-	st.ClientStream, err = streamer(st.ctx, desc, cc, a.method, append(opts, grpc.OnFinish(st.ended))...)
+	st.ClientStream, err = streamer(st.ctx, desc, cc, m.ask.method, append(opts, grpc.OnFinish(st.ended))...)
 	if err != nil {
 		return nil, err
 	}

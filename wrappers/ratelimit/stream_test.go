@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -133,4 +134,109 @@ func TestClientStreamRefused(t *testing.T) {
 			t.Errorf("OnFinish was told of %v, want once of the refusal, not of the cancellation that follows", told)
 		}
 	})
+}
+
+// TestMessagesOfOlderStreams: a stream is judged by the policy that holds even if nothing counted its messages when it
+// began: no limit at all, one without MessageCost, or none on any method that has it.
+func TestMessagesOfOlderStreams(t *testing.T) {
+	counted := Policy{Rate: 0.001, Burst: 2, MessageCost: 1}
+	for name, row := range map[string]struct {
+		from, to Config
+		opts     []grpc.CallOption
+		passes   bool // on the client's side
+	}{
+		"no limit":     {Config{}, Config{Policy: counted}, nil, false},
+		"starts only":  {Config{Policy: Policy{Rate: 1000}}, Config{Policy: counted}, nil, false},
+		"from waiting": {Config{Policy: Policy{Wait: true}}, Config{Policy: counted}, nil, false},
+		"others only":  {Config{Methods: map[string]Policy{unary: counted}}, Config{Methods: map[string]Policy{"/t.T/*": counted}}, nil, false},
+		"dry run":      {Config{Policy: counted, DryRun: true}, Config{Policy: counted}, nil, false},
+		"bypassed":     {Config{}, Config{Policy: counted}, []grpc.CallOption{Bypass()}, true},
+	} {
+		for _, side := range []string{"client", "server"} {
+			for _, kind := range []string{client, bidi} {
+				synctest.Test(t, func(t *testing.T) {
+					name := name + ", " + side + ", " + kind
+					l := mustNew(t, row.from)
+					o := rigOptions{client: l}
+					if side == "server" {
+						o = rigOptions{server: l}
+					}
+					r, stop := newRig(t, o)
+					defer stop()
+					var e ends
+					cs, err := r.cc.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, kind, append(row.opts, e.option())...)
+					if err != nil {
+						t.Fatal(err)
+					}
+					send := func() (err error) {
+						for range 5 { // the bucket holds two of them at most
+							if err = cs.SendMsg(text("x")); err != nil {
+								return err
+							}
+							synctest.Wait()
+						}
+						return nil
+					}
+					if err := send(); err != nil {
+						t.Fatalf("%s: %v before Update, want success", name, err)
+					}
+					if err := l.Update(row.to); err != nil {
+						t.Fatal(err)
+					}
+					err = send()
+					if row.passes && side == "client" {
+						if err == nil {
+							err = cs.CloseSend()
+						}
+						if err != nil {
+							t.Errorf("%s: %v, want it to pass", name, err)
+						}
+						return
+					}
+					if err == nil {
+						t.Errorf("%s: five messages passed after Update, want a refusal", name)
+					}
+					for err == nil || err == io.EOF {
+						err = cs.RecvMsg(text(""))
+					}
+					synctest.Wait()
+					if told := e.codes(); !isRefused(err) || !slices.Equal(told, []codes.Code{codes.ResourceExhausted}) {
+						t.Errorf("%s: %v, and OnFinish was told of %v, want the refusal once", name, err, told)
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestMessagesOfExemptMethods: a health check's or a reflection stream's messages pass until a policy names it.
+func TestMessagesOfExemptMethods(t *testing.T) {
+	const reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+	p := Policy{Rate: 0.001, Burst: 1, MessageCost: 1}
+	l := mustNew(t, Config{Policy: p})
+	var s scripted
+	cs, err := l.StreamClientInterceptor()(t.Context(), &grpc.StreamDesc{ClientStreams: true}, nil, reflection, s.start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := cs.SendMsg(nil); err != nil {
+			t.Errorf("exempt: %v, want it to pass", err)
+		}
+	}
+	for _, step := range []struct {
+		methods map[string]Policy
+		refused bool
+	}{{nil, false}, {map[string]Policy{reflection: {}}, false}, {map[string]Policy{reflection: p}, true}} {
+		if err := l.Update(Config{Policy: p, Methods: step.methods}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			err = cs.SendMsg(nil)
+		}
+		if (err != nil) != step.refused {
+			t.Errorf("methods %v: the third message: %v, want refused: %v", step.methods, err, step.refused)
+		}
+	}
+	s.end(nil)
 }
