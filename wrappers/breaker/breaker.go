@@ -43,6 +43,7 @@ type breaker struct {
 	name  string
 
 	places   bulkhead
+	beyond   atomic.Int64 // calls in flight that have no place: turned away, had DryRun not let them through
 	rejected atomic.Uint64
 	used     atomic.Bool // since the table's last look
 	gone     atomic.Bool // no longer in the table

@@ -209,8 +209,10 @@ func (c *call) askCarefully(r *rule, entered bool) (e *Error) {
 	if !c.rule.dry {
 		return e
 	}
-	if !entered {
-		c.b.places.enter(0)
+	c.beyond = true
+	c.b.beyond.Add(1) // before it leaves its place, see inFlight
+	if entered {
+		c.b.places.leave()
 	}
 	admitted = true
 	return nil
@@ -260,7 +262,7 @@ func (b *Breakers) makeRoomLocked(t *table, most int) bool {
 		candidates := slices.Collect(t.all())
 		seats := make([]occupant, len(candidates))
 		for i, br := range candidates {
-			seats[i] = occupant{br.tenure, br.places.n.Load() > 0 || br.last.Load().phase != Closed}
+			seats[i] = occupant{br.tenure, br.inFlight() > 0 || br.last.Load().phase != Closed}
 		}
 		i := victim(seats)
 		if i < 0 {
@@ -277,12 +279,16 @@ func (b *Breakers) makeRoomLocked(t *table, most int) bool {
 // at least one of them sees the other.
 func (b *breaker) remove() bool {
 	b.gone.Store(true)
-	if b.places.n.Load() > 0 {
+	if b.inFlight() > 0 {
 		b.gone.Store(false)
 		return false
 	}
 	return true
 }
+
+// inFlight is how many calls have begun and not ended. A call that goes from one count to the other is in both for a
+// moment, and since this reads them in that order it is never missed.
+func (b *breaker) inFlight() int64 { return b.places.n.Load() + b.beyond.Load() }
 
 // State is what [Breakers.State] tells.
 type State struct {
@@ -346,7 +352,7 @@ func (b *breaker) state(now int64) BreakerState {
 	b.settled()
 	last, n := b.last.Load(), b.gate.Load().cb.Counts()
 	s := BreakerState{Name: b.name, Phase: last.phase, Since: last.at, Until: last.until, Err: last.err,
-		InFlight: int(b.places.n.Load()), Successes: n.TotalSuccesses, Failures: n.TotalFailures,
+		InFlight: int(b.inFlight()), Successes: n.TotalSuccesses, Failures: n.TotalFailures,
 		Run: n.ConsecutiveFailures, Rejected: b.rejected.Load(), DryRun: b.rule.Load().dry}
 	switch last.phase {
 	case Closed:

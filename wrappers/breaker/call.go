@@ -12,16 +12,19 @@ import (
 // call is one call between its two steps. It lives on the stack of a unary interceptor.
 type call struct {
 	ctx    context.Context // for its deadline, and for who watches it
+	caller context.Context // what ctx was before Timeout; nil: the same
 	b      *breaker        // nil: the call has nothing to do with breakers
 	rule   *rule
 	method string
 	stream bool
 
-	done  func(error) // nil: not counted, since it was let through by DryRun
-	epoch uint64
-	probe uint64 // its number if it is a probe, else 0
-	start int64  // when it began if it can be slow, else a moment before that; unknown for a stream
-	left  time.Duration
+	done func(error) // nil: not counted, since it was let through by DryRun
+	// beyond: DryRun let it through, so it takes no place, which a call that passes on its own merits would miss.
+	beyond bool
+	epoch  uint64
+	probe  uint64 // its number if it is a probe, else 0
+	start  int64  // when it began if it can be slow, else a moment before that; unknown for a stream
+	left   time.Duration
 
 	// What there is to tell of its beginning, see announce.
 	changes []*StateChange
@@ -226,8 +229,22 @@ func (c *call) classify(err error) outcome.Class {
 	return c.rule.classify(c.method, err, c.remaining())
 }
 
-// remaining is how long the call had, when it began, until its deadline.
+// remaining is how long the call had, when it began, until its caller's deadline. The policy's Timeout is none: it says
+// what is expected of the service, not how patient a caller is.
 func (c *call) remaining() time.Duration {
+	left := c.untilEnd()
+	if c.caller == nil {
+		return left
+	}
+	own, timed := c.caller.Deadline()
+	if d, _ := c.ctx.Deadline(); timed {
+		return left + own.Sub(d)
+	}
+	return outcome.NoDeadline
+}
+
+// untilEnd is how long the call had, when it began, until its deadline.
+func (c *call) untilEnd() time.Duration {
 	if c.rule.slowCall == 0 || c.stream {
 		return c.left
 	}
@@ -269,7 +286,7 @@ func (c *call) abort() {
 // end makes the one report that the call owes, and gives its place back.
 func (c *call) end(v verdict, err error) {
 	b := c.b
-	defer b.places.leave()
+	defer c.leave()
 	if c.done == nil || c.probe != 0 && !b.endProbe(c.probe) {
 		return // not counted, or its time was over and it was reported then
 	}
@@ -283,6 +300,15 @@ func (c *call) end(v verdict, err error) {
 		c.tellChange(v.tell(c.done))
 	}
 	b.settled()
+}
+
+// leave gives the call's place back, if it has one.
+func (c *call) leave() {
+	if c.beyond {
+		c.b.beyond.Add(-1)
+	} else {
+		c.b.places.leave()
+	}
 }
 
 // countNow counts a unary call at the moment of its end. gobreaker counts a result where the call began, and drops it

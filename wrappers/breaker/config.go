@@ -91,9 +91,11 @@ type Policy struct {
 	// NoRamp lets all calls through as soon as the probes succeeded.
 	NoRamp bool
 
-	// MaxConcurrent is how many calls, streams among them, may be in flight at once; 0 means any number.
+	// MaxConcurrent is how many calls, streams among them, may be in flight at once; 0 means any number. Calls that only
+	// DryRun lets through are not among them, so that it foretells what would be turned away.
 	MaxConcurrent int
-	// Timeout ends a unary call, if its own deadline is later; 0 means never.
+	// Timeout ends a unary call, if its own deadline is later; 0 means never. It counts as a failure however short it
+	// is, unless the caller's own deadline was too short to mean anything (see package outcome).
 	Timeout time.Duration
 
 	// Fallback answers unary calls that were turned away or failed; nil means that they end with their error.

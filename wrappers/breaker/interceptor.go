@@ -104,6 +104,7 @@ func (b *Breakers) unaryClient(ctx context.Context, method string, req, reply an
 		var cancel context.CancelFunc
 		inner, cancel = context.WithTimeout(ctx, t)
 		defer cancel()
+		c.caller = ctx
 	}
 	c.begin(inner)
 	err := invoker(inner, method, req, reply, cc, opts...)
@@ -163,6 +164,7 @@ func (c *call) handle(ctx context.Context, req any, handler grpc.UnaryHandler) (
 	}()
 	if t := c.rule.timeout; t > 0 && !c.rule.dry {
 		var cancel context.CancelFunc
+		c.caller = ctx
 		ctx, cancel = context.WithTimeout(ctx, t)
 		defer cancel()
 	}

@@ -88,6 +88,58 @@ func TestMaxConcurrent(t *testing.T) {
 	}
 }
 
+// TestDryRunForetells: with DryRun on, as many calls are reported as would be turned away without it, although all of
+// them are in flight: the load is twice what MaxConcurrent allows, so it is half of them.
+func TestDryRunForetells(t *testing.T) {
+	rejected := map[string]int{}
+	for name, x := range map[string]struct {
+		policy Policy
+		opts   []grpc.CallOption
+	}{
+		"for real":  {Policy{MaxConcurrent: 4}, nil},
+		"policy":    {Policy{MaxConcurrent: 4, DryRun: true}, nil},
+		"each call": {Policy{MaxConcurrent: 4}, []grpc.CallOption{WithOverride(Override{DryRun: true})}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, Config{Policy: x.policy})
+			var wg sync.WaitGroup
+			for i := range 200 {
+				wg.Go(func() { r.call(nil, 790*time.Millisecond, x.opts...) })
+				if synctest.Wait(); name != "for real" && i == 100 && r.one().InFlight != 8 {
+					t.Errorf("%s: %v, want 8 in flight", name, r.one())
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			wg.Wait()
+			r.idle()
+			rejected[name] = len(r.rejected)
+		})
+	}
+	if n := rejected["for real"]; n < 90 || n > 110 || rejected["policy"] != n || rejected["each call"] != n {
+		t.Errorf("%v of 200 calls are turned away, want about 100, the same number in each case", rejected)
+	}
+}
+
+// TestDryRunLeavesPlaces: a call that only DryRun lets through takes no place from one that passes on its merits.
+func TestDryRunLeavesPlaces(t *testing.T) {
+	dry := WithOverride(Override{DryRun: true})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, MaxConcurrent: 1}})
+		r.call(errDown, 0)
+		var wg sync.WaitGroup
+		wg.Go(func() { r.call(nil, 8*sec, dry) }) // the breaker is open
+		time.Sleep(6 * sec)
+		if passed, err := r.call(nil, 0); !passed {
+			t.Errorf("the probe was turned away: %v", err)
+		}
+		if s := r.one(); s.InFlight != 1 || s.Phase != Recovering {
+			t.Errorf("%v, want 1 in flight and recovering", s)
+		}
+		wg.Wait()
+		r.idle()
+	})
+}
+
 // TestTimeout: Hystrix's timeout ends the call and counts as a failure; a caller's own shorter deadline does so
 // too.
 func TestTimeout(t *testing.T) {
@@ -101,6 +153,34 @@ func TestTimeout(t *testing.T) {
 			t.Errorf("%v, want open", p)
 		}
 	})
+}
+
+// TestShortTimeout: a call that the policy's Timeout ended counts however short that is, unless its caller had left it
+// no time: the least that a deadline must have left is about the callers' own deadlines.
+func TestShortTimeout(t *testing.T) {
+	for _, slow := range []time.Duration{0, time.Minute} {
+		for own, want := range map[time.Duration]Phase{0: Open, time.Minute: Open, 8 * time.Millisecond: Closed, time.Millisecond: Closed} {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, Config{Policy: Policy{ConsecutiveFailures: 1, Timeout: 5 * time.Millisecond, SlowCall: slow}})
+				ctx := context.Background()
+				if own > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, own)
+					defer cancel()
+				}
+				hangs := func(ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+					<-ctx.Done()
+					return status.FromContextError(ctx.Err()).Err()
+				}
+				if err := r.unaryClient(ctx, method, nil, nil, nil, hangs); status.Code(err) != codes.DeadlineExceeded {
+					t.Errorf("%v, want DEADLINE_EXCEEDED", err)
+				}
+				if p := r.phase(); p != want {
+					t.Errorf("with %v of the caller's own, slow calls %v: %v, want %v", own, slow, p, want)
+				}
+			})
+		}
+	}
 }
 
 // TestTimeoutInDryRun: it is not set.
