@@ -101,6 +101,9 @@ type policy struct {
 	sick      map[*Endpoint]struct{} // ejected or probing
 	tick      clock.Timer            // for the next event of a sick endpoint
 	tickAt    int64
+	reduced   int         // how many endpoints have a share below the full one
+	warming   []*Endpoint // in their slow start
+	warmer    clock.Timer // for their next share
 	publisher clock.Timer // for the end of the window
 	idle      []*child    // to be told to connect again
 	tasks     sync.WaitGroup
@@ -154,6 +157,9 @@ func (c *child) UpdateState(s gbalancer.State) {
 	ready := p.states[connectivity.Ready]
 	p.move(c, s.ConnectivityState)
 	c.conn, c.err = conn, err
+	if conn != nil && c.e.newcomer {
+		p.warm(c.e) // first, so that nobody finds it connected and with a full share
+	}
 	c.e.conn.Store(conn)
 	p.markDirty(c)
 	if s.ConnectivityState == connectivity.Idle {
@@ -298,7 +304,8 @@ func (p *policy) Close() {
 	p.closed = true
 	p.stop(p.tick)
 	p.stop(p.publisher)
-	p.tick, p.publisher = nil, nil
+	p.stop(p.warmer)
+	p.tick, p.publisher, p.warmer, p.warming = nil, nil, nil, nil
 	children := p.children
 	p.children, p.known, p.order, p.spare = nil, nil, nil, nil
 	p.mu.Unlock()

@@ -31,6 +31,8 @@ type Config struct {
 	Blacklist Blacklist
 	// Subset bounds to how many instances the client connects; zero means to all.
 	Subset Subset
+	// SlowStart spares instances that are new or back from the blacklist; zero means that it does not.
+	SlowStart SlowStart
 }
 
 // ServiceConfig returns a whole service config that selects the policy, for [grpc.WithDefaultServiceConfig] or
@@ -65,7 +67,9 @@ func LoadBalancingConfig(c Config) (json.RawMessage, error) {
 		Require   string                     `json:"require,omitempty"`
 		Blacklist Blacklist                  `json:"blacklist,omitzero"`
 		Subset    Subset                     `json:"subset,omitzero"`
-	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist, c.Subset})
+		SlowStart SlowStart                  `json:"slowStart,omitzero"`
+	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist,
+		c.Subset, c.SlowStart})
 	if err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -86,6 +90,7 @@ type settings struct {
 	require  filters.Filter
 	judge    judge
 	subset   Subset
+	ramp     ramp
 	// plain: a call's end can be judged without knowing the call, so calls without a deadline need no record.
 	plain bool
 }
@@ -106,6 +111,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		Require   string          `json:"require"`
 		Blacklist Blacklist       `json:"blacklist"`
 		Subset    Subset          `json:"subset"`
+		SlowStart SlowStart       `json:"slowStart"`
 	}
 	if err := unmarshalStrict(js, &raw); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
@@ -131,6 +137,9 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
 	s.subset = raw.Subset
+	if s.ramp, err = raw.SlowStart.resolve(); err != nil {
+		return nil, fmt.Errorf("evenkeel: %w", err)
+	}
 	s.measurer, _ = s.strategy.(Measurer)
 	if k, ok := s.strategy.(keyed); ok {
 		s.keyFrom = k.metadataKey()

@@ -95,6 +95,9 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 		}
 		kind = callctx.Returned
 		p.heal(e, "a call succeeded")
+		if o.claim != 0 { // it was out; who was kept in has had its calls all the time
+			p.warm(e)
+		}
 	case failed && e.phase() == probing:
 		kind = callctx.Ejected
 		p.putOut(e, fmt.Sprintf("a probing call failed: %v", err))

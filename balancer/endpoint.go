@@ -31,11 +31,16 @@ type Endpoint struct {
 	claimed  atomic.Uint32 // odd while a probing call is under way; its number
 	asked    atomic.Bool   // a probe of the load is under way
 	failures atomic.Uint64
-	slotsMu  sync.Mutex // orders writers of slots
+	slotsMu  sync.Mutex    // orders writers of slots
+	share    atomic.Uint32 // of fullShare; 0 for all of it
 
-	id       callctx.Endpoint
-	child    *child
-	sentence sentence // guarded by policy.mu
+	id    callctx.Endpoint
+	child *child
+	// Guarded by policy.mu.
+	sentence  sentence
+	reserved  [shareKinds]float32 // what is missing to a full share, by who says so
+	newcomer  bool                // it joined others, and was never connected
+	warmSince int64               // when its slow start began
 }
 
 // connection is one READY spell of an endpoint.

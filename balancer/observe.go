@@ -161,6 +161,7 @@ type EndpointState struct {
 	InFlight  int64         // calls and streams under way
 	Calls     uint64        // begun, discarded picks included
 	Failures  uint64        // ended with an outcome.Failure
+	Share     float64       // of its calls that it gets, 1 for all; less in its slow start
 	Load      float64       // the strategy's own figure, 0 if it has none; peak_ewma: expected latency in ns
 	Ejected   bool          // blacklisted
 	Kept      bool          // blacklisted or on probation, and yet in service: too few of the config's filter are left
@@ -205,7 +206,7 @@ func (p *policy) describe() ChannelState {
 	for _, e := range p.known {
 		es := EndpointState{
 			Instance: e.Instance().Clone(), State: e.child.state, Err: e.child.err,
-			InFlight: e.InFlight(), Calls: e.started.Load(), Failures: e.failures.Load(),
+			InFlight: e.InFlight(), Share: float64(e.part()) / fullShare, Calls: e.started.Load(), Failures: e.failures.Load(),
 			Kept: kept(e), Ejected: e.phase() == ejected, Probing: e.phase() == probing, Ejections: e.sentence.level,
 		}
 		if es.Ejected {

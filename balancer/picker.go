@@ -153,19 +153,27 @@ func (s *candidates) claim(r uint64, call *callctx.Call) (*Endpoint, uint32) {
 // maxAsks is how often the chooser is asked before the members are searched one by one.
 const maxAsks = 8
 
-// choose asks the strategy until it names a member that can be used now; kept says that the member is blacklisted
-// but stays in.
+// choose asks the strategy until it names a member that can be used now and whose share allows it; kept says that the
+// member is blacklisted but stays in. If nobody's share allows the call, it goes to the one that was named last.
 func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
 	n := len(s.members)
+	var spared *Endpoint
 	for ask.Attempt < maxAsks {
 		e := s.member(s.chooser.Choose(ask))
 		if usable, kept := s.usable(e); usable && !tried(call, e) {
-			return e, kept
+			if !s.limited || s.admits(e) {
+				return e, kept
+			}
+			spared = e
 		}
 		ask.Attempt++
 		if n == 1 {
 			break
 		}
+	}
+	if spared != nil {
+		_, kept := s.kept[spared]
+		return spared, kept && spared.phase() != healthy
 	}
 	return s.search(ask, call)
 }

@@ -157,7 +157,7 @@ func (p *policy) dismiss(c *child, l *plan) change {
 
 // enlist gives c a new endpoint for the instance in.
 func (p *policy) enlist(c *child, in *registry.Instance) {
-	e := &Endpoint{child: c, id: callctx.Endpoint{ID: in.ID, Addr: in.Addr}}
+	e := &Endpoint{child: c, id: callctx.Endpoint{ID: in.ID, Addr: in.Addr}, newcomer: len(p.known) > 0}
 	e.set(in)
 	e.conn.Store(c.conn)
 	e.done = func(info gbalancer.DoneInfo) {
@@ -168,6 +168,9 @@ func (p *policy) enlist(c *child, in *registry.Instance) {
 		e.finishPlain(info)
 	}
 	c.e = e
+	if e.newcomer && c.conn != nil {
+		p.warm(e)
+	}
 }
 
 // renew takes over the record that the registry has now for the instance behind c.
@@ -190,6 +193,7 @@ func (p *policy) discharge(e *Endpoint) change {
 	e.conn.Store(nil) // pickers that are still in use skip it
 	e.child.dirty = false
 	delete(p.sick, e)
+	p.forgetShare(e)
 	return change{e: e, was: e.Instance()}
 }
 
@@ -227,7 +231,11 @@ func (p *policy) adopt(s *settings) {
 	if s.judge.disabled {
 		for e := range p.sick {
 			p.heal(e, "the blacklist was disabled")
+			p.warm(e)
 		}
+	}
+	if len(p.warming) > 0 {
+		defer p.reheat() // by the new ramp, once the new routes are laid
 	}
 	relay := func(old *route, f filters.Filter) *route {
 		r := newRoute(s.require, f, p.known)

@@ -15,7 +15,7 @@ import (
 	"github.com/evenkeel/evenkeel/registry"
 )
 
-// candidates is what the calls with one filter choose from, in one snapshot. It is immutable but for used.
+// candidates is what the calls with one filter choose from, in one snapshot. It is immutable but for used and top.
 type candidates struct {
 	members  []*Endpoint
 	chooser  Chooser
@@ -26,9 +26,13 @@ type candidates struct {
 	probes []*Endpoint
 	// none says why there are no members, if so.
 	none *absence
-	// plain: there are members, nobody is to be probed or is kept in, the ends of calls can be judged without knowing
-	// the calls, and their keys are in their records.
+	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, the ends of calls can be
+	// judged without knowing the calls, and their keys are in their records.
 	plain bool
+	// limited: some members have a reduced share; then rand and top, the largest share, decide about calls.
+	limited bool
+	rand    func() uint64
+	top     atomic.Uint32
 	// used is set by picks and taken back when filters that nobody uses any more are looked for.
 	used atomic.Bool
 }
@@ -176,7 +180,10 @@ func (r *route) rebuild(p *policy) {
 		env.Previous = previous.chooser
 	}
 	set.chooser = p.settings.strategy.Build(env)
-	set.plain = p.settings.plain && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == ""
+	if p.reduced > 0 {
+		set.limit(p.rand)
+	}
+	set.plain = p.settings.plain && !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == ""
 }
 
 // keep decides which of the restricted endpoints stay members: those beyond the number that may be out, the least
