@@ -137,13 +137,24 @@ func (p Policy) parse() (serviceconfig.LoadBalancingConfig, error) {
 }
 
 // state is what the policy's resolver says about a fleet.
-func (p Policy) state(fleet []registry.Instance) gresolver.State {
+func (p Policy) state(fleet []registry.Instance) gresolver.State { return p.stateOf(pointers(fleet)) }
+
+// stateOf is state for records that were there before, some of them. All else is made anew, as a resolver does.
+func (p Policy) stateOf(fleet []*registry.Instance) gresolver.State {
 	if p.Address == nil {
-		return gresolver.State{Endpoints: lbtest.Endpoints(fleet...)}
+		return gresolver.State{Endpoints: lbtest.EndpointsOf(fleet)}
 	}
 	addrs := make([]gresolver.Address, len(fleet))
-	for i := range fleet {
-		addrs[i] = p.Address(&fleet[i])
+	for i, in := range fleet {
+		addrs[i] = p.Address(in)
 	}
 	return gresolver.State{Addresses: addrs}
+}
+
+func pointers(fleet []registry.Instance) []*registry.Instance {
+	list := make([]*registry.Instance, len(fleet))
+	for i := range fleet {
+		list[i] = &fleet[i]
+	}
+	return list
 }

@@ -190,9 +190,14 @@ const quietFactor = 12
 
 func (c *Changer) prepare(n, inUse int) error {
 	r := c.r
-	fleet, other := tagged(n), tagged(n) // a registry makes all records anew, so none is recognised by its address in memory
-	delete(other[0].Labels, tag(0))
-	c.lists = [2]gresolver.State{r.policy.state(fleet), r.policy.state(other)}
+	// A registry makes all records anew. evenkeel's resolver hands on the one that it has where nothing in it changed, so
+	// what reaches a policy is a new list with new endpoints, in which one record is new (TestUnchangedIsTheSame there).
+	fleet := tagged(n)
+	changed := tagged(1)[0]
+	delete(changed.Labels, tag(0))
+	other := pointers(fleet)
+	other[0] = &changed
+	c.lists = [2]gresolver.State{r.policy.state(fleet), r.policy.stateOf(other)}
 	if err := r.update(c.lists[0]); err != nil {
 		return err
 	}

@@ -23,6 +23,9 @@ func TestInvariants(t *testing.T) {
 		for range 60 {
 			r.until(r.now + time.Duration(rnd.Int64N(int64(12*s))))
 			set := randomSet(rnd)
+			if _, list := r.view(); rnd.IntN(3) == 0 { // or everybody where he is, as most updates have it
+				set = reweighed(rnd, list)
+			}
 			r.do("set " + set)
 			want := twin.update(r.now, parse(set))
 			_, list := r.view()
@@ -31,6 +34,18 @@ func TestInvariants(t *testing.T) {
 			}
 		}
 	}
+}
+
+// reweighed is the set that is served, in its order, with other weights for some.
+func reweighed(rnd *rand.Rand, list []*registry.Instance) string {
+	words := strings.Fields(show(list))
+	for i := range words {
+		words[i], _, _ = strings.Cut(words[i], "#")
+		if rnd.IntN(3) == 0 && !strings.HasSuffix(words[i], "!") {
+			words[i] += "#4"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 func randomSet(rnd *rand.Rand) string {

@@ -68,13 +68,23 @@ func ParseConfig(name, js string) (serviceconfig.LoadBalancingConfig, error) {
 
 // Endpoints makes a resolver's endpoints of instances.
 func Endpoints(instances ...registry.Instance) []gresolver.Endpoint {
-	eps := make([]gresolver.Endpoint, len(instances))
+	list := make([]*registry.Instance, len(instances))
 	for i := range instances {
-		addrs := []gresolver.Address{{Addr: instances[i].Addr}}
-		for _, a := range instances[i].AltAddrs {
+		list[i] = &instances[i]
+	}
+	return EndpointsOf(list)
+}
+
+// EndpointsOf is [Endpoints] for records that the caller has: a resolver hands on the same one as long as nothing in it
+// changes.
+func EndpointsOf(instances []*registry.Instance) []gresolver.Endpoint {
+	eps := make([]gresolver.Endpoint, len(instances))
+	for i, in := range instances {
+		addrs := []gresolver.Address{{Addr: in.Addr}}
+		for _, a := range in.AltAddrs {
 			addrs = append(addrs, gresolver.Address{Addr: a})
 		}
-		eps[i] = registry.SetInstance(gresolver.Endpoint{Addresses: addrs}, &instances[i])
+		eps[i] = registry.SetInstance(gresolver.Endpoint{Addresses: addrs}, in)
 	}
 	return eps
 }
