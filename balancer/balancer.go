@@ -98,6 +98,7 @@ type policy struct {
 	seq      uint64
 	counts   Counters
 
+	numbers   uint64                 // how many endpoints and routes there were
 	sick      map[*Endpoint]struct{} // ejected or probing
 	tick      clock.Timer            // for the next event of a sick endpoint
 	tickAt    int64
@@ -289,7 +290,7 @@ func (p *policy) UpdateSubConnState(gbalancer.SubConn, gbalancer.SubConnState) {
 // ExitIdle implements [gbalancer.Balancer]. The policy keeps every endpoint connected, so none stays idle.
 func (p *policy) ExitIdle() {
 	p.mu.Lock()
-	for _, c := range p.children {
+	for _, c := range p.order {
 		if c.state == connectivity.Idle {
 			p.wake(c)
 		}
@@ -427,13 +428,11 @@ func (p *policy) refresh() {
 			}
 			r.touched(e)
 		}
-		if r.stale {
+	}
+	for _, r := range p.allRoutes() { // in order: a new chooser draws where it begins
+		if touch(r); r.stale {
 			r.rebuild(p)
 		}
-	}
-	touch(p.byConfig)
-	for _, r := range p.routes {
-		touch(r)
 	}
 	for _, e := range p.dirty {
 		e.child.dirty = false

@@ -1,7 +1,10 @@
 package balancer
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
@@ -121,6 +124,12 @@ func (p *policy) arm(at int64) {
 	p.tick = p.after(max(0, at-p.clock.Now()), p.ticked)
 }
 
+// patients are the sick endpoints, in an order that does not depend on that of a map: each draws the jitter of its next
+// ejection. mu is held.
+func (p *policy) patients() []*Endpoint {
+	return slices.SortedFunc(maps.Keys(p.sick), func(a, b *Endpoint) int { return cmp.Compare(a.number, b.number) })
+}
+
 // ticked looks at the sick endpoints: those whose time is over are to be probed, and a probing call that does not
 // end is judged.
 func (p *policy) ticked() {
@@ -131,7 +140,7 @@ func (p *policy) ticked() {
 		return
 	}
 	now := p.clock.Now()
-	for e := range p.sick {
+	for _, e := range p.patients() {
 		if due := e.sentence.due(e.phase()); due == 0 || due > now {
 			continue
 		}

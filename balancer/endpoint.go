@@ -34,8 +34,10 @@ type Endpoint struct {
 	slotsMu  sync.Mutex    // orders writers of slots
 	share    atomic.Uint32 // of fullShare; 0 for all of it
 
-	id    callctx.Endpoint
-	child *child
+	id     callctx.Endpoint
+	child  *child
+	number uint64 // by which endpoints have an order that one seed gives again
+
 	// Guarded by policy.mu.
 	sentence  sentence
 	reserved  [shareKinds]float32 // what is missing to a full share, by who says so

@@ -1,6 +1,8 @@
 package balancer
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -90,11 +92,16 @@ func (p *policy) reconcile(s gresolver.State) *plan {
 		known = append(known, c.e)
 	}
 	if len(p.children) > len(p.order) {
+		var left []*child
 		for key, c := range p.children {
 			if c.seen != p.generation {
 				delete(p.children, key)
-				changes = append(changes, p.dismiss(c, l))
+				left = append(left, c)
 			}
+		}
+		slices.SortFunc(left, func(a, b *child) int { return cmp.Compare(a.e.number, b.e.number) })
+		for _, c := range left {
+			changes = append(changes, p.dismiss(c, l))
 		}
 	}
 	if n := len(known); n < len(p.known) {
@@ -158,6 +165,8 @@ func (p *policy) dismiss(c *child, l *plan) change {
 // enlist gives c a new endpoint for the instance in.
 func (p *policy) enlist(c *child, in *registry.Instance) {
 	e := &Endpoint{child: c, id: callctx.Endpoint{ID: in.ID, Addr: in.Addr}, newcomer: len(p.known) > 0}
+	p.numbers++
+	e.number = p.numbers
 	e.set(in)
 	e.conn.Store(c.conn)
 	e.done = func(info gbalancer.DoneInfo) {
@@ -211,13 +220,14 @@ func (p *policy) applyChanges(changes []change) {
 	}
 }
 
+// allRoutes are the routes in the order in which they came, that of the configuration first.
 func (p *policy) allRoutes() []*route {
 	all := make([]*route, 0, len(p.routes)+1)
-	all = append(all, p.byConfig)
 	for _, r := range p.routes {
 		all = append(all, r)
 	}
-	return all
+	slices.SortFunc(all, func(a, b *route) int { return cmp.Compare(a.number, b.number) })
+	return slices.Insert(all, 0, p.byConfig)
 }
 
 // adopt puts a configuration into force. Endpoints keep their state; the routes are laid anew, and keep what their
@@ -229,7 +239,7 @@ func (p *policy) adopt(s *settings) {
 	p.settings = s
 	p.active.Store(s)
 	if s.judge.disabled {
-		for e := range p.sick {
+		for _, e := range p.patients() {
 			p.heal(e, "the blacklist was disabled")
 			p.warm(e)
 		}
@@ -240,7 +250,7 @@ func (p *policy) adopt(s *settings) {
 	relay := func(old *route, f filters.Filter) *route {
 		r := newRoute(s.require, f, p.known)
 		if old != nil {
-			r.set = old.set
+			r.set, r.number = old.set, old.number
 		}
 		return r
 	}
@@ -260,6 +270,8 @@ func (p *policy) admit(k *picker, f filters.Filter) *candidates {
 			p.evictRoutes()
 		}
 		r = newRoute(p.settings.require, f, p.known)
+		p.numbers++
+		r.number = p.numbers
 		p.routes[f] = r
 	}
 	if r.stale {
@@ -281,17 +293,22 @@ func (p *policy) admit(k *picker, f filters.Filter) *candidates {
 	return r.set
 }
 
-// evictRoutes forgets the filters that were not used since it was last called, and any of them if all were.
+// evictRoutes forgets the filters that were not used since it was last called, and the eldest if there are still too
+// many.
 func (p *policy) evictRoutes() {
 	for f, r := range p.routes {
 		if !r.set.used.Swap(false) {
 			delete(p.routes, f)
 		}
 	}
-	for f := range p.routes {
-		if len(p.routes) <= maxRoutes*3/4 {
-			return
-		}
+	excess := len(p.routes) - maxRoutes*3/4
+	if excess <= 0 {
+		return
+	}
+	eldest := slices.SortedFunc(maps.Keys(p.routes), func(f, g filters.Filter) int {
+		return cmp.Compare(p.routes[f].number, p.routes[g].number)
+	})
+	for _, f := range eldest[:excess] {
 		delete(p.routes, f)
 	}
 }

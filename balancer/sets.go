@@ -41,10 +41,11 @@ type candidates struct {
 // matches change only with the registry, the candidates with every change of a matching endpoint. It is guarded by
 // the policy's mutex.
 type route struct {
-	tiers []tier
-	set   *candidates
-	stale bool
-	err   error // the filter is broken
+	number uint64 // as an endpoint's
+	tiers  []tier
+	set    *candidates
+	stale  bool
+	err    error // the filter is broken
 }
 
 // tier is one alternative of a route: a filter without prefer has a single one.
