@@ -115,11 +115,13 @@ func TestJSONRefused(t *testing.T) {
 	for js, want := range map[string]string{
 		`{"windw":"3s"}`:                       `unknown field "windw"`,
 		`{"window":3}`:                         `window = a JSON number, want `,
-		`{"window":"3"}`:                       `duration = "3", want one such as "30s" or "1m30s"`,
+		`{"window":"3"}`:                       `breaker: window = "3", want a text such as "30ms" or "1m30s"`,
 		`{"key":"method "}`:                    `key = "method ", want one of ["method" "service" "target"]`,
-		`{"probes":"3"}`:                       `probes = a JSON string, want int`,
+		`{"probes":"3"}`:                       `breaker: probes = a JSON string, want a whole number`,
+		`{"key":3}`:                            `breaker: key = a JSON number, want a text`,
+		`{"methods":{"/a.B/C":{"window":3}}}`:  `breaker: methods["/a.B/C"].window = a JSON number, want`,
 		`{"probes":3} {}`:                      `after top-level value`,
-		`[]`:                                   `policy = a JSON array, want `,
+		`[]`:                                   `breaker: the configuration = a JSON array, want an object`,
 		`{"methods":{"/a.B/C":{"probs":1}}}`:   `unknown field "probs"`,
 		`{"methods":{"/a.B/C":{"methods":1}}}`: `unknown field "methods"`,
 	} {

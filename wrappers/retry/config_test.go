@@ -149,18 +149,21 @@ func TestJSON(t *testing.T) {
 
 func TestJSONErrors(t *testing.T) {
 	for js, want := range map[string]string{
-		`{"maxAttempt":3}`:               `retry: json: unknown field "maxAttempt"`,
-		`{"maxAttempts":"3"}`:            `retry: maxAttempts = a JSON string, want a number`,
-		`{"timeout":5}`:                  `retry: timeout = a JSON number, want a text such as "30ms"`,
-		`{"timeout":"5"}`:                `retry: duration = "5", want one such as "30ms"`,
-		`{"codes":["DOWN"]}`:             `retry: codes has "DOWN", want a status code such as "UNAVAILABLE"`,
-		`{"codes":[null]}`:               `retry: codes has null, want`,
-		`{"codes":[99]}`:                 `retry: codes has 99, want`,
-		`{"budget":{"percent":-1}}`:      `retry: budget.percent = -1, want 0 to 1000`,
-		`{"budget":{"prozent":1}}`:       `retry: json: unknown field "prozent"`,
-		`{"hedge":{"delai":"1s"}}`:       `retry: json: unknown field "delai"`,
-		`{"methods":{"/a.B/C":{"x":1}}}`: `retry: json: unknown field "x"`,
-		`[]`:                             `retry: policy = a JSON array, want`,
+		`{"maxAttempt":3}`:                             `retry: json: unknown field "maxAttempt"`,
+		`{"maxAttempts":"3"}`:                          `retry: maxAttempts = a JSON string, want a whole number`,
+		`{"timeout":5}`:                                `retry: timeout = a JSON number, want a text such as "30ms"`,
+		`{"timeout":"5"}`:                              `retry: timeout = "5", want a text such as "30ms"`,
+		`{"codes":["DOWN"]}`:                           `retry: codes has "DOWN", want a status code such as "UNAVAILABLE"`,
+		`{"codes":[null]}`:                             `retry: codes has null, want`,
+		`{"codes":[99]}`:                               `retry: codes has 99, want`,
+		`{"budget":{"percent":-1}}`:                    `retry: budget.percent = -1, want 0 to 1000`,
+		`{"budget":{"prozent":1}}`:                     `retry: budget: json: unknown field "prozent"`,
+		`{"hedge":{"delai":"1s"}}`:                     `retry: json: unknown field "delai"`,
+		`{"methods":{"/a.B/C":{"x":1}}}`:               `retry: methods["/a.B/C"]: json: unknown field "x"`,
+		`{"budget":5}`:                                 `retry: budget = a JSON number, want an object`,
+		`{"budget":{"percent":"1"}}`:                   `retry: budget.percent = a JSON string, want a number`,
+		`{"methods":{"/a.B/C":{"hedge":{"delay":5}}}}`: `retry: methods["/a.B/C"].hedge.delay = a JSON number, want`,
+		`[]`: `retry: the configuration = a JSON array, want an object`,
 	} {
 		var c Config
 		if err := json.Unmarshal([]byte(js), &c); err == nil || !strings.HasPrefix(err.Error(), want) {

@@ -1,51 +1,46 @@
 package retry
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"reflect"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 
 	"github.com/evenkeel/evenkeel/internal/clock"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // policyJSON is a Policy as it stands in JSON, where durations are texts such as "25ms".
 type policyJSON struct {
-	MaxAttempts    int         `json:"maxAttempts,omitempty"`
-	AttemptTimeout duration    `json:"attemptTimeout,omitzero"`
-	Timeout        duration    `json:"timeout,omitzero"`
-	Codes          []code      `json:"codes,omitzero"` // an empty list means none, a missing one the default
-	Idempotent     bool        `json:"idempotent,omitempty"`
-	Backoff        backoffJSON `json:"backoff,omitzero"`
-	Budget         *Budget     `json:"budget,omitempty"`
-	Hedge          hedgeJSON   `json:"hedge,omitzero"`
-	ChainStop      bool        `json:"chainStop,omitempty"`
-	DryRun         bool        `json:"dryRun,omitempty"`
+	MaxAttempts    int                 `json:"maxAttempts,omitempty"`
+	AttemptTimeout strictjson.Duration `json:"attemptTimeout,omitzero"`
+	Timeout        strictjson.Duration `json:"timeout,omitzero"`
+	Codes          []code              `json:"codes,omitzero"` // an empty list means none, a missing one the default
+	Idempotent     bool                `json:"idempotent,omitempty"`
+	Backoff        backoffJSON         `json:"backoff,omitzero"`
+	Budget         *Budget             `json:"budget,omitempty"`
+	Hedge          hedgeJSON           `json:"hedge,omitzero"`
+	ChainStop      bool                `json:"chainStop,omitempty"`
+	DryRun         bool                `json:"dryRun,omitempty"`
 }
 
 type backoffJSON struct {
-	Base duration `json:"base,omitzero"`
-	Max  duration `json:"max,omitzero"`
+	Base strictjson.Duration `json:"base,omitzero"`
+	Max  strictjson.Duration `json:"max,omitzero"`
 }
 
 type hedgeJSON struct {
-	Delay    duration `json:"delay,omitzero"`
-	Quantile float64  `json:"quantile,omitempty"`
-	Max      int      `json:"max,omitempty"`
+	Delay    strictjson.Duration `json:"delay,omitzero"`
+	Quantile float64             `json:"quantile,omitempty"`
+	Max      int                 `json:"max,omitempty"`
 }
 
 func (p *Policy) toJSON() policyJSON {
 	j := policyJSON{
-		MaxAttempts: p.MaxAttempts, AttemptTimeout: duration(p.AttemptTimeout), Timeout: duration(p.Timeout),
-		Idempotent: p.Idempotent, Backoff: backoffJSON{duration(p.Backoff.Base), duration(p.Backoff.Max)},
-		Budget: p.Budget, Hedge: hedgeJSON{duration(p.Hedge.Delay), p.Hedge.Quantile, p.Hedge.Max},
+		MaxAttempts: p.MaxAttempts, AttemptTimeout: strictjson.Duration(p.AttemptTimeout), Timeout: strictjson.Duration(p.Timeout),
+		Idempotent: p.Idempotent, Backoff: backoffJSON{strictjson.Duration(p.Backoff.Base), strictjson.Duration(p.Backoff.Max)},
+		Budget: p.Budget, Hedge: hedgeJSON{strictjson.Duration(p.Hedge.Delay), p.Hedge.Quantile, p.Hedge.Max},
 		ChainStop: p.ChainStop, DryRun: p.DryRun,
 	}
 	if p.Codes != nil {
@@ -79,7 +74,7 @@ func (p Policy) MarshalJSON() ([]byte, error) { return json.Marshal(p.toJSON()) 
 // new one: two policies that are loaded with the same numbers share nothing.
 func (p *Policy) UnmarshalJSON(js []byte) error {
 	var j policyJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	p.setJSON(&j)
@@ -89,7 +84,7 @@ func (p *Policy) UnmarshalJSON(js []byte) error {
 // configJSON is a Config as it stands in JSON: the fields of the policy, and beside them its own.
 type configJSON struct {
 	policyJSON
-	Methods map[string]Policy `json:"methods,omitempty"`
+	Methods strictjson.Methods[Policy] `json:"methods,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler]. Functions are left out.
@@ -100,7 +95,7 @@ func (c Config) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error. Functions stay as they are.
 func (c *Config) UnmarshalJSON(js []byte) error {
 	var j configJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return fmt.Errorf("retry: %w", err)
 	}
 	c.Policy.setJSON(&j.policyJSON)
@@ -120,8 +115,8 @@ func (b *Budget) UnmarshalJSON(js []byte) error {
 		Percent   float64 `json:"percent"`
 		PerSecond float64 `json:"perSecond"`
 	}{defaultPercent, defaultPerSecond}
-	if err := unmarshalStrict(js, &j); err != nil {
-		return err
+	if err := strictjson.Unmarshal(js, &j); err != nil {
+		return strictjson.At("budget", err)
 	}
 	if _, err := NewBudget(j.Percent, j.PerSecond); err != nil {
 		return err
@@ -159,52 +154,5 @@ func (c *code) UnmarshalJSON(js []byte) error {
 		return fmt.Errorf("codes has %.100s, want a status code such as \"UNAVAILABLE\"", js)
 	}
 	*c = code(known)
-	return nil
-}
-
-// unmarshalStrict refuses fields that it does not know, so that a misspelt one is not silently a default.
-func unmarshalStrict(js []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(js))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			field := strings.TrimPrefix(wrong.Field, "policyJSON.") // an embedded struct, which JSON does not show
-			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(field, "policy"), wrong.Value, inJSON(wrong.Type))
-		}
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("the JSON has text after its end")
-	}
-	return nil
-}
-
-// inJSON is what people write in JSON for a value of type t.
-func inJSON(t reflect.Type) string {
-	switch {
-	case t == reflect.TypeFor[duration]():
-		return `a text such as "30ms"`
-	case t.Kind() == reflect.Slice:
-		return "a list"
-	case t.Kind() == reflect.Bool:
-		return "true or false"
-	case t.Kind() == reflect.Int || t.Kind() == reflect.Float64:
-		return "a number"
-	}
-	return "an object"
-}
-
-// duration is a time.Duration that is written "1.5s" in JSON, as [time.ParseDuration] reads it.
-type duration time.Duration
-
-func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-func (d *duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("duration = %.100q, want one such as \"30ms\" or \"1m30s\"", text)
-	}
-	*d = duration(v)
 	return nil
 }
