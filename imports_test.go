@@ -34,8 +34,10 @@ var layers = []struct {
 	{"server", []string{"registry", "internal/clock", "internal/probe"},
 		"resolver and server meet only in registry, and a server that calls nobody links no balancer"},
 	{"balancer/load", nil, "load metrics are pure, so that a simulator can run them"},
-	{"balancer", []string{"registry", "filters", "outcome", "balancer/load", "internal/callctx", "internal/beacon",
-		"internal/clock", "internal/probe"}, "any resolver may stand before the balancer, and wrappers are optional"},
+	{"balancer/outlier", nil, "detectors are pure, so that a simulator can run them"},
+	{"balancer", []string{"registry", "filters", "outcome", "balancer/load", "balancer/outlier", "internal/callctx",
+		"internal/beacon", "internal/clock", "internal/probe"},
+		"any resolver may stand before the balancer, and wrappers are optional"},
 	{"filters", []string{"registry", "internal/callctx"}, "a filter is a statement about an instance, nothing more"},
 	{"outcome", nil, "the one classifier depends on nobody whom it judges for"},
 	{"wrappers", nil, "a chain does not care whose interceptors it joins"},
@@ -100,7 +102,7 @@ var rules = []struct {
 		func(s *source) bool { return !s.nested }, findHeavy},
 	{"no grpc", "cores are tested, fuzzed and simulated without connections; codes is only numbers",
 		func(s *source) bool {
-			return !s.nested && !s.test && (s.dir == "balancer/load" || path.Base(s.path) == "core.go")
+			return !s.nested && !s.test && (s.dir == "balancer/load" || s.dir == "balancer/outlier" || path.Base(s.path) == "core.go")
 		}, findGRPC},
 	{"grpc names", "resolver and balancer are ours here; grpc's are gresolver and gbalancer",
 		func(s *source) bool { return !s.nested }, findGRPCNames},
