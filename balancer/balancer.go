@@ -161,7 +161,7 @@ func (c *child) UpdateState(s gbalancer.State) {
 	if conn != nil && c.e.newcomer {
 		p.warm(c.e) // first, so that nobody finds it connected and with a full share
 	}
-	c.e.conn.Store(conn)
+	c.e.connect(conn)
 	p.markDirty(c)
 	if s.ConnectivityState == connectivity.Idle {
 		p.wake(c)

@@ -27,7 +27,7 @@ func (p *policy) eject(e *Endpoint, run int, err error) bool {
 func (p *policy) putOut(e *Endpoint, reason string) {
 	now := p.clock.Now()
 	length := e.sentence.eject(now, &p.settings.judge, p.rand())
-	e.phaseNow.Store(uint32(ejected))
+	e.setPhase(ejected)
 	e.giveUp() // or a probing call that hangs would keep the next one away
 	p.sick[e] = struct{}{}
 	p.counts.Ejections++
@@ -40,7 +40,7 @@ func (p *policy) putOut(e *Endpoint, reason string) {
 func (p *policy) heal(e *Endpoint, reason string) {
 	e.sentence.clear(p.clock.Now())
 	e.observe(func(h health) health { return h & (1<<32 - 1) }) // no run of failures is left to count on
-	e.phaseNow.Store(uint32(healthy))
+	e.setPhase(healthy)
 	e.giveUp()
 	delete(p.sick, e)
 	p.counts.Returns++
@@ -145,7 +145,7 @@ func (p *policy) ticked() {
 			continue
 		}
 		if e.phase() == ejected {
-			e.phaseNow.Store(uint32(probing))
+			e.setPhase(probing)
 			e.sentence.until = 0
 			p.markDirty(e.child)
 			continue

@@ -412,7 +412,7 @@ func TestHashLost(t *testing.T) {
 	r := newRig(t, Config{Strategy: Hash{}}, fleet(5))
 	c, es := r.p.byConfig.set.chooser, r.p.byConfig.set.members
 	r.frozen = true
-	endpoint(r, "i2").conn.Store(nil)
+	endpoint(r, "i2").connect(nil)
 	for k := range 200 {
 		key := fmt.Sprint("user-", k)
 		want := es[c.Choose(withKey(key, 0))].id.ID

@@ -42,9 +42,9 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 	asked := 0
 	if set.plain && !involved(rec) && k.ample(info.Ctx) {
 		e := set.member(set.chooser.Choose(asking(rec)))
-		if conn := e.conn.Load(); conn != nil && e.phase() == healthy {
+		if sc := e.subConn(); sc != nil && e.phase() == healthy {
 			e.started.Add(1)
-			return gbalancer.PickResult{SubConn: conn.sc, Done: e.done}, nil
+			return gbalancer.PickResult{SubConn: sc, Done: e.done}, nil
 		}
 		asked = 1
 	}
@@ -140,7 +140,7 @@ func (s *candidates) claim(r uint64, call *callctx.Call) (*Endpoint, uint32) {
 	at := below(r, n)
 	for i := range min(n, 2) {
 		e := s.probes[(at+i)%n]
-		if e.conn.Load() == nil || e.phase() != probing || tried(call, e) {
+		if e.subConn() == nil || e.phase() != probing || tried(call, e) {
 			continue
 		}
 		if claim := e.claim(); claim != 0 {
@@ -189,7 +189,7 @@ func (s *candidates) member(answer int) *Endpoint {
 
 // usable reports whether e can be sent a call now. The snapshot may be older than what the endpoint says.
 func (s *candidates) usable(e *Endpoint) (usable, kept bool) {
-	if e.conn.Load() == nil {
+	if e.subConn() == nil {
 		return false, false
 	}
 	if e.phase() == healthy {
@@ -215,7 +215,7 @@ func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 			return e, kept
 		case usable && again == nil:
 			again = e
-		case out == nil && e.conn.Load() != nil:
+		case out == nil && e.subConn() != nil:
 			out = e
 		}
 	}
@@ -228,8 +228,8 @@ func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 
 // start counts the call in and says how its end is to be reported.
 func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64, claim uint32, kept bool) (gbalancer.PickResult, error) {
-	conn := e.conn.Load()
-	if conn == nil { // lost between the choice and here
+	sc := e.subConn()
+	if sc == nil { // lost between the choice and here
 		if claim != 0 {
 			k.p.release(e, claim)
 		}
@@ -253,7 +253,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 		}
 	}
 	if k.settings.plain && remaining >= ampleTime && claim == 0 && !kept && watcher == nil {
-		return gbalancer.PickResult{SubConn: conn.sc, Done: e.done}, nil
+		return gbalancer.PickResult{SubConn: sc, Done: e.done}, nil
 	}
 	r := newRecord()
 	r.p, r.ending = k.p, ending{
@@ -262,7 +262,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 	if call != nil {
 		r.kind = call.Kind
 	}
-	return gbalancer.PickResult{SubConn: conn.sc, Done: r.done}, nil
+	return gbalancer.PickResult{SubConn: sc, Done: r.done}, nil
 }
 
 // ending is what has to be known about a call when it ends.
@@ -338,7 +338,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		class = s.judge.classify(o.method, info.Err, o.remaining)
 	}
 	if class == outcome.Failure {
-		if !info.BytesSent && o.e.conn.Load() == nil {
+		if !info.BytesSent && o.e.subConn() == nil {
 			// The connection went away before the call was on it, which its state says already.
 			p.undecided(o)
 			return

@@ -168,7 +168,7 @@ func (p *policy) enlist(c *child, in *registry.Instance) {
 	p.numbers++
 	e.number = p.numbers
 	e.set(in)
-	e.conn.Store(c.conn)
+	e.connect(c.conn)
 	e.done = func(info gbalancer.DoneInfo) {
 		if e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 			e.ended.Add(1)
@@ -199,7 +199,7 @@ func (p *policy) renew(c *child, in *registry.Instance, changes []change) []chan
 
 // discharge ends the life of an endpoint.
 func (p *policy) discharge(e *Endpoint) change {
-	e.conn.Store(nil) // pickers that are still in use skip it
+	e.connect(nil) // pickers that are still in use skip it
 	e.child.dirty = false
 	delete(p.sick, e)
 	p.forgetShare(e)

@@ -122,7 +122,7 @@ func take(matched []*Endpoint) census {
 	c := census{healthy: make([]*Endpoint, 0, len(matched))}
 	for _, e := range matched {
 		switch {
-		case e.conn.Load() == nil:
+		case e.subConn() == nil:
 			if e.child.state == connectivity.TransientFailure {
 				c.connErr = e.child.err
 			} else {
