@@ -58,13 +58,15 @@ func TestReconnected(t *testing.T) {
 			t.Errorf("connected: calls went to %v, want half of them to each", got)
 		}
 		conn.Move(connectivity.Idle, nil)
-		r.cc.Step() // and nothing else: nothing is published yet
+		r.cc.Step() // and nothing else: it does not connect again yet, and nothing is published
+		r.frozen = true
 		if s := r.state("i1").State; s == connectivity.Ready {
 			t.Fatal("i1 has not lost its connection")
 		}
 		if got := r.calls(4, ask{}); got["i0"] != 4 {
 			t.Errorf("lost: calls went to %v, want i0 alone", got)
 		}
+		r.frozen = false
 		r.flush()
 	}
 }
