@@ -6,16 +6,41 @@ import (
 	"github.com/evenkeel/evenkeel/bench/sim/baseline"
 	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/bench/sim/real"
+	"github.com/evenkeel/evenkeel/bench/sim/scenario"
+	"github.com/evenkeel/evenkeel/wrappers/ratelimit"
+	"github.com/evenkeel/evenkeel/wrappers/retry"
 )
 
 // policies are all that the command line knows: ours, those of others, and others' with the parameters of the figures
 // that they are published in.
 func policies() []lb.Maker {
-	return slices.Concat(real.All(), baseline.All(), baseline.Figure8(), baseline.Figure9(), baseline.Figure10())
+	return slices.Concat(real.All(), baseline.All(), zonePolicies(), hashPolicies(), limits(), retries(),
+		baseline.Figure8(), baseline.Figure9(), baseline.Figure10())
+}
+
+func zonePolicies() []lb.Maker {
+	return []lb.Maker{baseline.SameZone(), baseline.EnvoyZone(scenario.ZonesOfCallers...)}
+}
+
+func hashPolicies() []lb.Maker { return []lb.Maker{baseline.RingHash()} }
+
+// limits are on what servers take, all under one balancer.
+func limits() []lb.Maker {
+	under := baseline.LeastRequest()
+	return append(baseline.Limits(under), real.WithLimit(under, "evenkeel_limit", ratelimit.Adaptive{}))
+}
+
+// retries are over one balancer.
+func retries() []lb.Maker {
+	over := baseline.LeastRequest()
+	return append(baseline.Retries(over),
+		real.WithRetry(over, "evenkeel_retry", retry.Policy{Idempotent: true}),
+		real.WithRetry(over, "evenkeel_retry+chain_stop", retry.Policy{Idempotent: true, ChainStop: true}),
+		real.WithRetry(over, "evenkeel_retry+hedge", retry.Policy{Idempotent: true, Hedge: retry.Hedge{Quantile: 0.98}}))
 }
 
 // about is what a scenario compares if nobody says otherwise: ours and the published ones, or the parameters of one
-// policy where the figure is about them.
+// policy where the figure is about them, or what the scenario is about instead of a choice of servers.
 func about(scenario string) []string {
 	ours, bound := names(real.All()), []string{"omniscient"}
 	switch scenario {
@@ -23,6 +48,14 @@ func about(scenario string) []string {
 		return slices.Concat(ours, names(baseline.Figure8()), bound)
 	case "S4":
 		return slices.Concat(ours, names(baseline.Figure9()), bound)
+	case "S7":
+		return names(limits())
+	case "S9":
+		return slices.Concat(ours, []string{"random", "least_request"}, names(zonePolicies()), bound)
+	case "S11":
+		return names(retries())
+	case "S13":
+		return slices.Concat(ours, []string{"random", "least_request"}, names(hashPolicies()), bound)
 	}
 	return slices.Concat(ours, names(baseline.All()))
 }

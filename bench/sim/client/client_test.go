@@ -26,10 +26,11 @@ type world struct {
 	client  *Client
 	policy  *plan
 
-	works  []float64 // of the calls, in order; then 0
-	sent   []int64
-	probed []int64
-	ended  []End
+	works    []float64 // of the calls, in order; then 0
+	sent     []int64
+	probed   []int64
+	ended    []End
+	streamed []codes.Code
 }
 
 // newWorld has servers of one core, and calls that go to them in turn.
@@ -54,7 +55,8 @@ func newWorld(cfg Config, configs ...server.Config) *world {
 }
 
 func (w *world) Server(i int) (*server.Server, string) { return w.servers[i], "" }
-func (w *world) Sent(_ int, now int64)                 { w.sent = append(w.sent, now) }
+func (w *world) Sent(*Client, int, string)             { w.sent = append(w.sent, w.sim.Now()) }
+func (w *world) Streamed(_ int, code codes.Code)       { w.streamed = append(w.streamed, code) }
 func (w *world) Ended(e End)                           { w.ended = append(w.ended, e) }
 func (w *world) Probed(_ int, now int64)               { w.probed = append(w.probed, now) }
 
@@ -72,6 +74,8 @@ type plan struct {
 	picked  int
 	done    []lb.Result
 	tried   []int // of the last pick
+	key     string
+	hasKey  bool
 }
 
 func (p *plan) Pick(c *lb.Call) (int, error) {
@@ -79,6 +83,7 @@ func (p *plan) Pick(c *lb.Call) (int, error) {
 		return 0, p.refuse
 	}
 	p.tried = append([]int(nil), c.Tried...)
+	p.key, p.hasKey = c.Key, c.HasKey
 	p.picked++
 	p.next++
 	return (p.next - 1) % p.n, nil

@@ -16,7 +16,11 @@
 // virtual clock, which starts at 1.
 package lb
 
-import "github.com/evenkeel/evenkeel/registry"
+import (
+	"google.golang.org/grpc/codes"
+
+	"github.com/evenkeel/evenkeel/registry"
+)
 
 // Server is one server as the registry shows it to a client.
 type Server struct {
@@ -42,6 +46,8 @@ type Load struct {
 type Env struct {
 	// Client is this client's number, Clients how many there are.
 	Client, Clients int
+	// Zone is where it is; "" if there are none.
+	Zone string
 	// Servers are those that the registry shows at the start.
 	Servers []Server
 	// Now is the virtual time.
@@ -64,6 +70,8 @@ type Truth struct {
 	RIF int
 	// Finish is how long a request of average work would take that arrived now, if nothing else came.
 	Finish int64
+	// Fail is the part of the requests that it fails.
+	Fail float64
 }
 
 // Call is one attempt of a call, from the pick to its end. The client makes one for each attempt, so a balancer may
@@ -72,6 +80,8 @@ type Call struct {
 	// Key is the key to keep affinity by, if HasKey.
 	Key    string
 	HasKey bool
+	// Stream says that it will last: how long it takes is no latency.
+	Stream bool
 	// Deadline is the virtual time at which the caller gives up; 0 for never.
 	Deadline int64
 	// Tried are the servers that earlier attempts of the same call were sent to.
@@ -110,10 +120,53 @@ type Connections interface {
 	Ready(server int)
 }
 
-// Maker is one way to balance.
+// Maker is one way to balance, and whatever goes with it.
 type Maker struct {
 	// Name is what tables and the command line call it.
 	Name string
 	// New makes one client's balancer.
 	New func(Env) (Balancer, error)
+	// Retry makes what decides about one client's attempts; nil leaves it to the scenario.
+	Retry func(now func() int64, random func() uint64) (Retry, error)
+	// Admission makes what decides which requests one server takes; nil takes them all.
+	Admission func(random func() uint64) (Admission, error)
 }
+
+// Retry decides about the attempts of one client's calls.
+type Retry interface {
+	// Begin begins a call that has to be done by the time deadline. chained says that it is made on behalf of a call
+	// that is being tried again somewhere upstream.
+	Begin(deadline int64, chained bool) Attempts
+}
+
+// Attempts decides about the attempts of one call.
+type Attempts interface {
+	// Began is an attempt that begins. If it has not ended after slow, and slow is not 0, Hedge is asked.
+	Began() (slow int64)
+	// Hedge says whether another attempt is sent although none has failed.
+	Hedge() bool
+	// Failed decides what follows the failure of the last attempt that was under way: another one, after wait, or
+	// nothing. unsent says that it is certain that no handler ran.
+	Failed(code codes.Code, unsent bool) (wait int64, retry bool)
+	// Succeeded is the end of the call, by the attempt with this number, from 1, which took so long.
+	Succeeded(latency int64, number int)
+}
+
+// Admission decides which requests a server takes.
+type Admission interface {
+	// Arrive asks for a request that has remaining until its deadline. If it is admitted, Leave is called once, with
+	// the place.
+	Arrive(now, remaining int64) (place any, admitted bool)
+	// Leave is the end of a request that was admitted at began.
+	Leave(now, began int64, place any, e Ending)
+}
+
+// Ending is how an admitted request left.
+type Ending uint8
+
+// The ways to leave.
+const (
+	Served   Ending = iota // answered in time
+	TimedOut               // its deadline came first
+	Vain                   // it failed, or its caller went away
+)

@@ -32,6 +32,18 @@ func CoV(x []float64) float64 {
 	return math.Sqrt(squares/float64(len(x))) / mean
 }
 
+// MaxMean is the largest of x as a multiple of the mean; 1 if the mean is 0.
+func MaxMean(x []float64) float64 {
+	most := 0.0
+	for _, v := range x {
+		most = max(most, v)
+	}
+	if most == 0 {
+		return 1
+	}
+	return most / Mean(x)
+}
+
 // Mean is the arithmetic mean; NaN of nothing.
 func Mean(x []float64) float64 {
 	sum := 0.0

@@ -9,7 +9,7 @@
 //   - Connections are ready at once when the simulation starts, and then as soon as a server is shown. Who knows that a
 //     server's process has died tells [Balancer.Lost], and its connection is lost as TCP would have it; after
 //     [Balancer.Ready] the next attempt succeeds, and attempts come with gRPC's exponential backoff.
-//   - A call is unary. It carries its deadline, the servers that it was tried on, and its key, if it has one, as the
+//   - A call is unary or a stream. It carries its deadline, the servers that it was tried on, and its key, if it has one, as the
 //     library's wrappers would put them there.
 //   - What a server says about its load with an answer reaches the strategy as a load report in the call's trailer does.
 //   - A pick that gRPC would hold back until there is a connection fails with UNAVAILABLE, since a simulated call
@@ -135,7 +135,10 @@ func (b *Balancer) Pick(c *lb.Call) (int, error) {
 	info := gbalancer.PickInfo{FullMethodName: method, Ctx: b.ctx.Context()}
 	b.base.at = c.Deadline
 	call := b.ctx.Call()
-	call.Tried = b.tried(c.Tried)
+	call.Tried, call.Kind = b.tried(c.Tried), callctx.Unary
+	if c.Stream {
+		call.Kind = callctx.Stream
+	}
 	if c.HasKey {
 		rec := callctx.Copy(info.Ctx)
 		rec.HashKey, rec.HasHashKey = c.Key, true

@@ -98,6 +98,33 @@ var (
 	clean  = figure{"last error after", func(r *scenario.StepResult) float64 { return r.Clean().Seconds() }, number("%.1f s")}
 )
 
+// shown are the figures that a scenario can ask for by name ([scenario.Scenario.Show]).
+var shown = map[string]figure{
+	"goodput":   {"goodput", (*scenario.StepResult).Goodput, percent},
+	"accepted":  {"p99 of the accepted", func(r *scenario.StepResult) float64 { return float64(r.Accepted.Quantile(0.99)) / 1e6 }, ms},
+	"settled":   {"goodput below 90 % until", func(r *scenario.StepResult) float64 { return r.Settled().Seconds() }, number("%.0f s")},
+	"cross":     {"cross-zone", func(r *scenario.StepResult) float64 { return r.Cross }, percent},
+	"busiest":   {"busiest zone", func(r *scenario.StepResult) float64 { return r.Busiest }, percent},
+	"max/mean":  {"calls max/mean", func(r *scenario.StepResult) float64 { return r.MaxMean }, number("%.2f")},
+	"held":      {"in flight max/mean", func(r *scenario.StepResult) float64 { return r.HeldMaxMean }, number("%.2f")},
+	"affinity":  {"to the key's server", func(r *scenario.StepResult) float64 { return r.Affinity }, percent},
+	"amplified": {"attempts at the last layer a call", func(r *scenario.StepResult) float64 { return each(r.Sent[len(r.Sent)-1], r.Calls()) }, number("%.2f")},
+	"failures":  {"failed calls", func(r *scenario.StepResult) float64 { return float64(r.Calls() - r.Accepted.Count()) }, number("%.0f")},
+}
+
+// more are those that a scenario asks for. One that is not known is a programmer's error and panics.
+func more(s scenario.Scenario) []figure {
+	var out []figure
+	for _, name := range s.Show {
+		f, ok := shown[name]
+		if !ok {
+			panic(fmt.Sprintf("report: scenario %q shows %q, which is not known", s.Name, name))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
 // values are a figure's, one for each seed.
 func (p policy) values(step int, f figure) []float64 {
 	out := make([]float64, len(p.results))
@@ -194,7 +221,10 @@ func tables(b *strings.Builder, s scenario.Scenario, policies []policy, against 
 		if len(s.Steps[step].Events) > 0 {
 			figures = append(figures, clean)
 		}
-		figures = append(figures, shares(s)...)
+		figures = append(figures, more(s)...)
+		if !s.Chain {
+			figures = append(figures, shares(s)...)
+		}
 		fmt.Fprintf(b, "\n**%s**\n\n| policy |", s.Steps[step].Name)
 		for _, f := range figures {
 			fmt.Fprintf(b, " %s |", f.name)
@@ -237,7 +267,7 @@ func matrices(b *strings.Builder, s scenario.Scenario, policies []policy) {
 	if slices.ContainsFunc(s.Steps, func(st scenario.Step) bool { return len(st.Events) > 0 }) {
 		figures = append(figures, clean)
 	}
-	for _, f := range figures {
+	for _, f := range append(figures, more(s)...) {
 		fmt.Fprintf(b, "\n**%s**\n\n| policy |", f.name)
 		for _, st := range s.Steps {
 			fmt.Fprintf(b, " %s |", st.Name)

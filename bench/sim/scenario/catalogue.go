@@ -8,10 +8,10 @@ import (
 )
 
 // Catalogue returns the scenarios that the project is judged by, at full size. Their names are those of the research
-// that they come from, hence the gaps: what is missing is about something else than a choice among servers, such as
-// limits on what a server takes or retries on top of each other.
+// that they come from. S10, subsets, has no calls and so is no scenario: see package subsets.
 func Catalogue() []Scenario {
-	return []Scenario{ramp(), rules(), probing(), quantiles(), dead(), gray(), churn(), quiet()}
+	return []Scenario{ramp(), rules(), probing(), quantiles(), dead(), gray(), overload(), churn(), zones(), storm(),
+		canary(), hotKeys(), quiet(), streams()}
 }
 
 // testbed is that of the Prequal paper.

@@ -25,6 +25,21 @@ type Fleet struct {
 	members  []*Member // by index, those that have left included
 	shown    []lb.Server
 	clients  []*client.Client
+	sees     []*Group // by client: the servers that it calls; nil for all
+}
+
+// visible are those of the servers shown that are of a group, or all for nil.
+func visible(shown []lb.Server, g *Group, members []*Member) []lb.Server {
+	if g == nil {
+		return shown
+	}
+	var out []lb.Server
+	for _, s := range shown {
+		if members[s.Index].Group == g {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // Member is one server of a fleet.
@@ -95,7 +110,7 @@ func (f *Fleet) publish() {
 		delay = 100 * time.Millisecond
 	}
 	for i, c := range f.clients {
-		set := f.shown
+		set := visible(f.shown, f.sees[i], f.members)
 		f.Sim.After(int64(delay)+int64(i)*int64(delay)/int64(len(f.clients)), func() { c.Show(set) })
 	}
 }
@@ -152,6 +167,33 @@ func Restart(part float64) Action { return on(part, (*Fleet).Restart) }
 // Speed makes a part of the fleet so many times as fast as it was.
 func Speed(part, times float64) Action {
 	return on(part, func(_ *Fleet, m *Member) { m.SetSpeed(times) })
+}
+
+// SpeedIn makes a part of the servers of a zone so many times as fast as they were, and all for the part 1.
+func SpeedIn(zone string, part, times float64) Action {
+	return func(f *Fleet) {
+		left := 0.0
+		for _, m := range f.Members() {
+			if m.Instance.Zone != zone {
+				continue
+			}
+			if left += part; left >= 1-1e-9 { // evenly: the last of each 1/part
+				left--
+				m.SetSpeed(times)
+			}
+		}
+	}
+}
+
+// In does something to each server of a group.
+func In(group string, do func(*Fleet, *Member)) Action {
+	return func(f *Fleet) {
+		for _, m := range f.Members() {
+			if m.Group.Name == group {
+				do(f, m)
+			}
+		}
+	}
 }
 
 // Faults gives a part of the fleet these faults.

@@ -23,7 +23,7 @@
 // caller has waited in vain, and a policy must not look fast by failing. Calls belong to the step in which they
 // arrived; those that arrive while a step settles belong to none.
 //
-// The scenarios S1 to S14 that the project is judged by are in [Catalogue]. What makes them like the published testbed
+// The scenarios S1 to S15 that the project is judged by are in [Catalogue]. What makes them like the published testbed
 // is in calibration.go, and nowhere else.
 package scenario
 
@@ -32,8 +32,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
+	"github.com/evenkeel/evenkeel/bench/sim/client"
 	"github.com/evenkeel/evenkeel/bench/sim/network"
 	"github.com/evenkeel/evenkeel/bench/sim/server"
 )
@@ -46,7 +48,8 @@ type Scenario struct {
 	Title, Question string
 	// Servers are the groups that there are at the start.
 	Servers []Group
-	// Clients is how many there are, and Zones where they are, in turn; none means all in the zone "".
+	// Clients is how many there are, and Zones where they are, in turn; none means all in the zone "". A zone that
+	// stands there twice has twice as many.
 	Clients int
 	Zones   []string
 	// Work is that of a call.
@@ -54,6 +57,15 @@ type Scenario struct {
 	// Deadline of a call; 0 means 5 s. Attempts that it has; 0 means 1.
 	Deadline time.Duration
 	Attempts int
+	// Keys is how many keys calls have, each call one; 0 means that they have none. Step.Zipf says how popular they are.
+	Keys int
+	// Streams are a part of the calls; zero is none. A step's load does not count them.
+	Streams client.Streams
+	// Chain makes the groups layers: clients call the first, and a server calls one of the next group before it answers,
+	// through a balancer of its own. The servers of a chain stay the same.
+	Chain bool
+	// Show are further figures of the tables, by the names that package report knows.
+	Show []string
 	// Network is the delays; zero is one data centre.
 	Network network.Config
 	// Discovery is how long it takes until clients know of a change of the set; 0 means 100 ms.
@@ -84,6 +96,11 @@ type Step struct {
 	// Load is the part of their allocations that the servers of the start would use on average if each got as many
 	// calls. Rate, if not 0, is the calls a second of all clients instead.
 	Load, Rate float64
+	// Zipf is the exponent of the popularity of keys: the nth has a part of the calls that is proportional to 1/n^Zipf.
+	// 0 means that all are as popular.
+	Zipf float64
+	// Surge is how many times its rate the clients of a zone have, in this step; 1 if the zone is not in it.
+	Surge map[string]float64
 	// Settle is how long nothing is measured; then it is, for Measure.
 	Settle, Measure time.Duration
 	// Events happen in it.
@@ -182,6 +199,15 @@ func (s Scenario) Validate() error {
 	if s.Work.Draw == nil || s.Work.Mean <= 0 {
 		bad("work has a mean of %v, want more than 0, and a way to draw it", s.Work.Mean)
 	}
+	if s.Keys < 0 {
+		bad("keys = %d, want 0 or more", s.Keys)
+	}
+	if st := s.Streams; st.Part < 0 || st.Part > 1 || st.Part > 0 && (st.Lasts <= 0 || st.Every <= 0) {
+		bad("streams = %+v, want a part from 0 to 1, and times above 0", st)
+	}
+	if s.Chain && slices.ContainsFunc(s.Servers, func(g Group) bool { return g.Count == 0 }) {
+		bad("a chain with a group without servers")
+	}
 	if len(s.Steps) == 0 {
 		bad("no steps, want 1 or more")
 	}
@@ -191,6 +217,14 @@ func (s Scenario) Validate() error {
 		}
 		if st.Settle < 0 || st.Measure <= 0 {
 			bad("steps[%d]: settle = %v, measure = %v, want 0 or more and above 0", i, st.Settle, st.Measure)
+		}
+		if !(st.Zipf >= 0) {
+			bad("steps[%d]: zipf = %v, want 0 or more", i, st.Zipf)
+		}
+		for zone, times := range st.Surge {
+			if !(times >= 0) {
+				bad("steps[%d]: surge[%q] = %v, want 0 or more", i, zone, times)
+			}
 		}
 		for j, e := range st.Events {
 			if e.Do == nil || e.At < -st.Settle {

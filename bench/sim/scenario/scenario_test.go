@@ -103,7 +103,7 @@ func small() Scenario {
 
 // golden is the hash of small under two choices with seed 1. A change of it is a change of what all figures are made
 // of: make the tables anew with it. Other processors may round differently.
-const golden = uint64(0x1dee66b5a7b392f0)
+const golden = uint64(0x9b5ffb0c2683fcb2)
 
 func TestSameSeedSameRun(t *testing.T) {
 	run := func(seed uint64) *Result {
@@ -233,8 +233,14 @@ var goldens = map[string]uint64{
 	"S4":  0xd4634716d646fb1,
 	"S5":  0x8670aa4038e47ccc,
 	"S6":  0x4fa0edc4cf15400,
+	"S7":  0x1aa4dfa06bd32353,
 	"S8":  0x680f8dff8236bb7,
+	"S9":  0x54a23e3dc11aa138,
+	"S11": 0x466286dc8de3b96,
+	"S12": 0xa21384541ceac93d,
+	"S13": 0x74bad559764b20f8,
 	"S14": 0xdd3d44c6fd9726ef,
+	"S15": 0xd1a16764fa82df5,
 }
 
 // TestCatalogue: every scenario makes sense, runs, and is a function of its seed and of nothing else.

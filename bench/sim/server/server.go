@@ -67,7 +67,7 @@ const (
 	OK       Status = iota
 	Failed          // by the application
 	Refused         // no process: the connection was refused, or reset
-	Rejected        // the queue was full
+	Rejected        // the queue was full, or it was not admitted
 )
 
 // Request is one request while a server has it. The caller sets the exported fields and owns the memory, which must
@@ -78,6 +78,8 @@ type Request struct {
 	// Luck is in [0,1) and decides whether an injected fault hits this request. It belongs to the request, so that it
 	// is as lucky under every policy.
 	Luck float64
+	// Deadline is when its caller gives up, 0 for never. The server does not act on it; its admission may.
+	Deadline int64
 	// Owner is told of the end.
 	Owner Owner
 
@@ -89,6 +91,8 @@ type Request struct {
 	next    *Request
 	prev    *Request
 	timer   engine.Timer // of a fault
+	place   any          // of the admission
+	inside  bool         // admitted
 }
 
 // Places of a request that is not in Server.running.
@@ -108,17 +112,17 @@ type Server struct {
 	sim *engine.Sim
 	cfg Config
 
-	shares float64      // the cores that it could use now, guaranteed or not
-	cores  float64      // the same, or less under a throttle
-	over   engine.Timer // wants more since Throttle.After before this
-	held   bool         // by the throttle
-	health float64      // of SetSpeed
-	shared float64      // what neighbours leave of a core's speed
-	speed  float64      // the product of both and of the Config's
-	faults Faults
-	down   bool
-	hung   bool
-	paused int64 // until
+	shares  float64      // the cores that it could use now, guaranteed or not
+	cores   float64      // the same, or less under a throttle
+	over    engine.Timer // wants more since Throttle.After before this
+	checked bool         // by the throttle
+	health  float64      // of SetSpeed
+	shared  float64      // what neighbours leave of a core's speed
+	speed   float64      // the product of both and of the Config's
+	faults  Faults
+	down    bool
+	hung    bool
+	paused  int64 // until
 
 	last     int64   // when attained and used were right
 	attained float64 // service of each request in running since there was none
@@ -128,12 +132,14 @@ type Server struct {
 	tail     *Request
 	queued   int
 	failing  int
+	held     int          // by Hold
 	next     engine.Timer // the first completion
 
 	used         float64 // core nanoseconds, ever
 	done, failed uint64  // requests, ever
 	report       estimator
 	window       window
+	admission    lb.Admission // nil for none
 }
 
 // Faults are what a server does wrong to some of its requests.
@@ -186,7 +192,7 @@ func (s *Server) Handle(kind uint8, _ uint64) {
 	s.advance()
 	switch kind {
 	case throttle:
-		s.held = true
+		s.checked = true
 	case complete:
 		// The event is at most a nanosecond late, and never early but for rounding.
 		s.attained = max(s.attained, s.running[0].target)
@@ -207,6 +213,12 @@ func (s *Server) Start(r *Request) {
 		return
 	}
 	s.advance()
+	if !s.admit(r) {
+		s.done++
+		s.failed++
+		r.Owner.Answered(r, Rejected)
+		return
+	}
 	work := r.Work
 	switch f := s.faults; {
 	case r.Luck < f.Fail:
@@ -223,6 +235,7 @@ func (s *Server) Start(r *Request) {
 		s.serve(r)
 		s.settle()
 	case s.cfg.Queue > 0 && s.queued >= s.cfg.Queue:
+		s.leave(r, lb.Vain)
 		s.done++
 		s.failed++
 		r.Owner.Answered(r, Rejected)
@@ -258,6 +271,11 @@ func (s *Server) Cancel(r *Request) {
 		s.removeRunning(r.pos)
 	}
 	r.pos = nowhere
+	if r.Deadline != 0 && s.sim.Now() >= r.Deadline {
+		s.leave(r, lb.TimedOut)
+	} else {
+		s.leave(r, lb.Vain)
+	}
 	s.done++
 	s.failed++
 	s.settle()
@@ -268,8 +286,10 @@ func (s *Server) end(r *Request, status Status) {
 	r.pos = nowhere
 	s.done++
 	if status == OK {
+		s.leave(r, lb.Served)
 		s.report.record(int(r.rif), s.sim.Now()-r.arrived, s.sim.Now())
 	} else {
+		s.leave(r, lb.Vain)
 		s.failed++
 	}
 	r.Owner.Answered(r, status)
@@ -335,11 +355,11 @@ func (s *Server) limit(n float64) {
 	if s.cfg.Throttle.After == 0 {
 		return
 	}
-	if least := min(s.shares, s.cfg.Throttle.To*s.cfg.Cores); s.held && n > least {
+	if least := min(s.shares, s.cfg.Throttle.To*s.cfg.Cores); s.checked && n > least {
 		s.cores = least
 		return
 	}
-	s.held = false
+	s.checked = false
 	switch pending := s.sim.Pends(s.over); {
 	case n <= s.shares:
 		s.sim.Stop(s.over)
@@ -407,7 +427,7 @@ func (s *Server) Restart() {
 }
 
 // RIF is how many requests it has in flight.
-func (s *Server) RIF() int { return len(s.running) + s.queued + s.failing }
+func (s *Server) RIF() int { return len(s.running) + s.queued + s.failing + s.held }
 
 // Used is the processor time that it has used, ever, in core nanoseconds.
 func (s *Server) Used() float64 {
@@ -456,43 +476,4 @@ func (s *Server) Probe() (load lb.Load, ok bool) {
 		s.settle()
 	}
 	return load, true
-}
-
-// Truth is its state for the lower bound: how long a request of work w, arriving now, would take if nothing else came.
-func (s *Server) Truth(w float64) lb.Truth {
-	t := lb.Truth{Up: s.Answers(), RIF: s.RIF(), Finish: math.MaxInt64}
-	if !t.Up {
-		return t
-	}
-	s.advance()
-	t.Finish = int64(s.finish(w))
-	return t
-}
-
-// finish is exact while the cores are all busy until the request ends, or never: each request ahead takes its own rest
-// or, if it is still there when this one ends, as much as this one.
-func (s *Server) finish(w float64) float64 {
-	if s.cfg.Workers > 0 {
-		return s.wait() + w/s.speed
-	}
-	total := w
-	for _, r := range s.running {
-		total += min(w, r.target-s.attained)
-	}
-	return max(w, total/s.cores) / s.speed
-}
-
-// wait estimates how long a request that comes now waits for a worker.
-func (s *Server) wait() float64 {
-	if len(s.running) < s.cfg.Workers {
-		return 0
-	}
-	total := 0.0
-	for _, r := range s.running {
-		total += r.target - s.attained
-	}
-	for r := s.head; r != nil; r = r.next {
-		total += r.target
-	}
-	return total / float64(s.cfg.Workers) / s.speed
 }

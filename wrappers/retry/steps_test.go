@@ -1,0 +1,153 @@
+package retry_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/evenkeel/evenkeel/internal/clock"
+	"github.com/evenkeel/evenkeel/wrappers/retry"
+)
+
+// manual is a clock that stands still until it is moved.
+type manual struct {
+	clock.Clock
+	now int64
+}
+
+func (m *manual) Now() int64 { return m.now }
+
+func core(t *testing.T, p retry.Policy) (*retry.Core, *manual) {
+	t.Helper()
+	c := &manual{now: 1}
+	core, err := retry.NewCore(p, c, func() uint64 { return 1 << 63 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return core, c
+}
+
+// TestSteps: a call by itself goes as the policy says.
+func TestSteps(t *testing.T) {
+	const base = 25 * time.Millisecond
+	for name, c := range map[string]struct {
+		policy   retry.Policy
+		deadline int64
+		chained  bool
+		code     codes.Code
+		unsent   bool
+		waits    []time.Duration
+		why      retry.Reason
+	}{
+		"three attempts, with full jitter": {retry.Policy{Idempotent: true}, 0, false, codes.Unavailable, false,
+			[]time.Duration{base / 2, base}, retry.Exhausted},
+		"not idempotent":        {retry.Policy{}, 0, false, codes.Unavailable, false, nil, retry.NotRetryable},
+		"no handler ran":        {retry.Policy{MaxAttempts: 2}, 0, false, codes.Unavailable, true, []time.Duration{base / 2}, retry.Exhausted},
+		"a code of its own":     {retry.Policy{Idempotent: true}, 0, false, codes.NotFound, false, nil, retry.NotRetryable},
+		"no time for it":        {retry.Policy{Idempotent: true}, int64(base / 4), false, codes.Unavailable, false, nil, retry.NoTime},
+		"part of another retry": {retry.Policy{Idempotent: true, ChainStop: true}, 0, true, codes.Unavailable, false, nil, retry.Exhausted},
+	} {
+		core, _ := core(t, c.policy)
+		s := core.Begin(c.deadline, c.chained)
+		for i := range len(c.waits) + 1 {
+			s.Began()
+			wait, why := s.Failed(c.code, c.unsent)
+			switch {
+			case i < len(c.waits) && (why != "" || wait != c.waits[i]):
+				t.Errorf("%s: attempt %d: wait %v, %q; want %v", name, i+1, wait, why, c.waits[i])
+			case i == len(c.waits) && why != c.why:
+				t.Errorf("%s: after %d attempts: wait %v, %q; want %q", name, i+1, wait, why, c.why)
+			}
+		}
+	}
+}
+
+// TestStepsBudget: while everything fails, calls are tried again as often as the budget pays for, on the given clock.
+func TestStepsBudget(t *testing.T) {
+	b, err := retry.NewBudget(10, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, clock := core(t, retry.Policy{Idempotent: true, MaxAttempts: 2, Budget: b})
+	retries := 0
+	for range 1000 {
+		clock.now += int64(time.Millisecond)
+		s := core.Begin(0, false)
+		s.Began()
+		if _, why := s.Failed(codes.Unavailable, false); why == "" {
+			retries++
+		} else if why != retry.OverBudget {
+			t.Fatal(why)
+		}
+	}
+	if retries < 98 || retries > 100 {
+		t.Errorf("%d of 1000 calls were tried again, want a tenth", retries)
+	}
+	if b.Balance() != 0 {
+		t.Error("the account of the policy's own budget was used")
+	}
+}
+
+// TestStepsHedge: the delay follows the latencies of first attempts, and the budget pays for hedges.
+func TestStepsHedge(t *testing.T) {
+	b, err := retry.NewBudget(0, 0.1) // one in ten seconds
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, clock := core(t, retry.Policy{Idempotent: true, Budget: b, Hedge: retry.Hedge{Quantile: 0.9}})
+	for range 200 {
+		s := core.Begin(0, false)
+		if d := s.Began(); d != 0 {
+			break
+		}
+		clock.now += int64(10 * time.Millisecond)
+		s.Succeeded()
+	}
+	s := core.Begin(0, false)
+	if d := s.Began(); d < 10*time.Millisecond || d > 11*time.Millisecond {
+		t.Fatalf("a hedge after %v where all calls take 10 ms", d)
+	}
+	if !s.Hedge() {
+		t.Fatal("no hedge, with a budget for one")
+	}
+	if d := s.Began(); d != 0 {
+		t.Errorf("a second hedge after %v, want none", d)
+	}
+	s.Succeeded()
+	s = core.Begin(0, false)
+	if s.Began(); s.Hedge() {
+		t.Error("a hedge that the budget does not pay for")
+	}
+}
+
+func TestNewCoreRejects(t *testing.T) {
+	_, err := retry.NewCore(retry.Policy{MaxAttempts: 21}, &manual{now: 1}, nil)
+	if err == nil || errors.Unwrap(err) == nil {
+		t.Errorf("error %v, want one about maxAttempts", err)
+	}
+}
+
+// A call outside of gRPC is tried again as the interceptors would.
+func ExampleNewCore() {
+	core, err := retry.NewCore(retry.Policy{Idempotent: true}, &manual{now: 1}, func() uint64 { return 1 << 63 })
+	if err != nil {
+		panic(err)
+	}
+	call := core.Begin(0, false)
+	for {
+		call.Began()
+		wait, why := call.Failed(codes.Unavailable, false)
+		if why != "" {
+			fmt.Println(why)
+			break
+		}
+		fmt.Println("again after", wait)
+	}
+	// Output:
+	// again after 12.5ms
+	// again after 25ms
+	// attempts exhausted
+}
