@@ -105,6 +105,7 @@ type policy struct {
 	reduced   int         // how many endpoints have a share below the full one
 	warming   []*Endpoint // in their slow start
 	warmer    clock.Timer // for their next share
+	relay     clock.Timer // for the next look of the choosers
 	publisher clock.Timer // for the end of the window
 	idle      []*child    // to be told to connect again
 	tasks     sync.WaitGroup
@@ -306,7 +307,8 @@ func (p *policy) Close() {
 	p.stop(p.tick)
 	p.stop(p.publisher)
 	p.stop(p.warmer)
-	p.tick, p.publisher, p.warmer, p.warming = nil, nil, nil, nil
+	p.stop(p.relay)
+	p.tick, p.publisher, p.warmer, p.relay, p.warming = nil, nil, nil, nil, nil
 	children := p.children
 	p.children, p.known, p.order, p.spare = nil, nil, nil, nil
 	p.mu.Unlock()

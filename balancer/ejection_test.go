@@ -16,7 +16,8 @@ import (
 )
 
 // strategiesUnderTest are all that come with the package.
-var strategiesUnderTest = []Strategy{RoundRobin{}, Random{}, Weighted{}, LeastRequest{}, PeakEWMA{}, Hash{}}
+var strategiesUnderTest = []Strategy{RoundRobin{}, Random{}, Weighted{}, LeastRequest{}, PeakEWMA{}, Hash{},
+	Weighted{Load: "orca"}}
 
 // sicken has id fail with err from now on, and calls it until it is ejected.
 func (r *rig) sicken(id string, err error) {

@@ -258,6 +258,7 @@ func (p *policy) adopt(s *settings) {
 	for f, old := range p.routes {
 		p.routes[f] = relay(old, f)
 	}
+	p.scheduleRelay()
 }
 
 // admit makes the candidate set of a filter that k has not met, and remembers it for the pickers to come.

@@ -175,7 +175,7 @@ func (r *route) rebuild(p *policy) {
 		set.none = &absence{filter: last.filter.String(), matched: len(last.matched), pending: c.pending, connErr: c.connErr}
 		return
 	}
-	env := Env{Members: set.members, Rand: p.rand, Probe: p.prober.probe}
+	env := Env{Members: set.members, Rand: p.rand, Probe: p.prober.probe, now: p.clock.Now}
 	set.strategy = p.settings.strategy.Name()
 	if previous != nil && previous.strategy == set.strategy {
 		env.Previous = previous.chooser

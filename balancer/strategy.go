@@ -38,6 +38,8 @@ type Env struct {
 	Previous Chooser
 	// Rand returns 64 random bits; safe for concurrent use.
 	Rand func() uint64
+	// now is the time, for a chooser that depends on it; nil in a test of the strategy alone.
+	now func() int64
 	// Probe asks a member how busy it is, and returns without waiting for the answer, which to hears. It is for Choose
 	// and whatever follows from it, not for Build; safe for concurrent use. It is false, and nobody hears anything, if
 	// the member has no connection or does not know of probes (that takes server.Load, or the like, there), if one of

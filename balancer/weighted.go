@@ -3,24 +3,44 @@ package balancer
 import (
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
 
-func init() { RegisterStrategy("weighted", parseSettings[Weighted]) }
+func init() { RegisterStrategy("weighted", parseWeighted) }
 
 // Weighted shares calls out in proportion to the instances' weights, smoothly: an instance of weight 5 among five
-// of weight 1 gets every second call, not five in a row. Weights are those of the registry and change live. It has
-// no settings.
+// of weight 1 gets every second call, not five in a row. Weights are those of the registry and change live.
+//
+// With Load "orca" they are what the instances themselves report with their answers (ORCA; gRFC A51 and A58): the calls
+// a second that an instance handles for each unit of its utilization, so that all are equally busy in the end. A
+// server reports with grpc's package orca. Weights come into force every Update; an instance is not believed before it has
+// reported for Blackout, nor after Expiration without a report. It then has the weight that the registry gives it,
+// in the measure of the others' reports, and so have all if fewer than two are known. Reports make none of them count
+// for less than a hundredth or more than ten times of that. What reports say is seconds old, so this evens out
+// differences that last, and not bursts.
 //
 // It costs the same whatever the weights are and however many instances there are, and starves nobody, because it
 // does not skip through a schedule: call number k goes to the instance whose share of the unit interval contains
 // the fractional part of k times the golden ratio. By the three-distance theorem an instance with share p is hit at
 // intervals of nearly 1/p, and its count never strays by more than a few calls from its share.
-type Weighted struct{}
+type Weighted struct {
+	// Load says where weights come from: "orca" for load reports, empty for the registry. The other fields are for
+	// "orca" only.
+	Load string
+	// Blackout is how long an instance has to report before that counts, after it connects and after an Expiration; 0
+	// means 10 s. A server that has just started reports a utilization that is not yet true.
+	Blackout time.Duration
+	// Expiration is how long a report counts; 0 means 3 min.
+	Expiration time.Duration
+	// Update is the time between two changes of the weights, 100 ms or more; 0 means 1 s.
+	Update time.Duration
+	// ErrorPenalty is how much utilization it counts as if all calls fail, up to 1000; 0 means 1. Calls that fail at
+	// once cost a server little, and this keeps them from attracting more.
+	ErrorPenalty float64
+}
 
 // Name returns "weighted".
 func (Weighted) Name() string { return "weighted" }
-
-func (Weighted) validate() error { return nil }
 
 // golden is 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are the fractional parts.
 const golden = 0x9E3779B97F4A7C15
@@ -28,15 +48,33 @@ const golden = 0x9E3779B97F4A7C15
 // Build implements [Strategy]: it lays the shares out on the interval [0, 2^64) and indexes them with a guide table
 // (Chen and Asau, 1974), so that a lookup takes two steps on average.
 func (Weighted) Build(env Env) Chooser {
-	n := len(env.Members)
-	c := &weightedChooser{ends: make([]uint64, n)}
-	var total uint64
-	for _, m := range env.Members {
-		total += uint64(m.Weight())
-	}
-	var sum uint64
+	weights := make([]uint64, len(env.Members))
 	for i, m := range env.Members {
-		sum += uint64(m.Weight())
+		weights[i] = uint64(m.Weight())
+	}
+	var calls *atomic.Uint64
+	switch prev := env.Previous.(type) {
+	case *weightedChooser:
+		calls = prev.calls
+	case *reportedChooser:
+		calls = prev.calls
+	default:
+		calls = new(atomic.Uint64)
+		calls.Store(env.Rand())
+	}
+	return layOut(calls, weights)
+}
+
+// layOut makes the chooser of members with these weights, each from 1 to 2^32.
+func layOut(calls *atomic.Uint64, weights []uint64) *weightedChooser {
+	n := len(weights)
+	c := &weightedChooser{calls: calls, ends: make([]uint64, n)}
+	var total, sum uint64
+	for _, w := range weights {
+		total += w
+	}
+	for i, w := range weights {
+		sum += w
 		c.ends[i] = share(sum, total)
 	}
 	logn := bits.Len(uint(n - 1)) // the guide has the next power of two of n entries
@@ -49,12 +87,6 @@ func (Weighted) Build(env Env) Chooser {
 		}
 		c.guide[g] = i
 	}
-	if prev, ok := env.Previous.(*weightedChooser); ok {
-		c.calls = prev.calls
-		return c
-	}
-	c.calls = new(atomic.Uint64)
-	c.calls.Store(env.Rand())
 	return c
 }
 

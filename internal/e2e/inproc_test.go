@@ -40,6 +40,7 @@ type spec struct {
 	drain             time.Duration // server.Config.DrainDelay; 0 means none here
 	creds             credentials.TransportCredentials
 	health            *health.Server
+	options           []grpc.ServerOption
 }
 
 // workFunc is the part of a handler that a test is about; its error is the answer.
@@ -95,7 +96,7 @@ func startLocal(t *testing.T, reg registry.Registrar, s spec) *local {
 	}
 	l := &local{id: s.ID, addr: lis.Addr().String(), conns: &meter{Listener: lis}, ended: make(chan struct{})}
 	l.does(orNothing(s.work))
-	var opts []grpc.ServerOption
+	opts := s.options
 	if s.creds != nil {
 		opts = append(opts, grpc.Creds(s.creds))
 	}

@@ -46,13 +46,21 @@ import (
 const method = "/sim.Service/Call"
 
 // All returns the policy with each strategy that is registered, by its defaults, as "evenkeel/" and the strategy's
-// name, in order.
+// name, in order; a variant that is no strategy of its own follows the one that it is of, as "evenkeel/weighted+orca".
 func All() []lb.Maker {
 	var all []lb.Maker
 	for _, name := range balancer.Strategies() {
 		all = append(all, FromJSON("evenkeel/"+name, `{"strategy":{"`+name+`":{}}}`))
+		for _, v := range variants[name] {
+			all = append(all, FromJSON("evenkeel/"+name+"+"+v.name, v.config))
+		}
 	}
 	return all
+}
+
+// variants are configurations that a comparison is about, by the name of their strategy.
+var variants = map[string][]struct{ name, config string }{
+	"weighted": {{"orca", `{"strategy":{"weighted":{"load":"orca"}}}`}},
 }
 
 // New returns the policy with a configuration. name is what tables call it.
