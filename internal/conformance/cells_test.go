@@ -338,6 +338,7 @@ func tags(t *testing.T, policy string, k kind) map[string]any {
 // TestCells tries each cell of the table in docs/wrappers.md.
 func TestCells(t *testing.T) {
 	table := readTable(t, "../../docs/wrappers.md")
+	probes := allProbes(t)
 	for feature := range probes {
 		if table[feature] == nil {
 			t.Errorf("docs/wrappers.md has no row %q, want one for each probe", feature)

@@ -21,7 +21,8 @@
 // compose_test.go shows what the order of the chain is for: one call takes one token of the limiter while each attempt
 // asks the breaker; an open breaker is not retried; a retry goes to another endpoint. cells_test.go reads the table of
 // docs/wrappers.md, in which each feature has a cell for each kind of call and each policy, and tries every cell: what
-// the table says is what happens, and a row without a test, or a test without a row, is an error.
+// the table says is what happens, and a row without a test, or a test without a row, is an error. features_test.go has
+// more of the probes.
 //
 // A new wrapper, or a new feature of one, belongs into rig_test.go (the chain) and into the table of the document.
 package conformance
