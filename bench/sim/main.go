@@ -5,6 +5,8 @@
 //	go run ./bench/sim -scenario S2 -policies random,round_robin,omniscient -seeds 5 -size 0.2
 //	go run ./bench/sim -scenario S1,S2 -policies all -seeds 20 -out bench/sim/results
 //	go run ./bench/sim -scenario all -seeds 5 -out bench/sim/results -readme bench/sim/README.md
+//	go run ./bench/sim -subsets
+//	go run ./bench/sim -scoreboard -seeds 5 -size 0.5 -readme bench/sim/README.md
 //
 // -size scales servers and clients, -length how long each step is measured; -steps picks steps by name. Loads are parts
 // of what the servers can do, so a small fleet is loaded like a large one. It is not the same fleet: with few servers,
@@ -45,7 +47,7 @@ type options struct {
 	seeds, parallel            int
 	size, length               float64
 	against, out, readme       string
-	list                       bool
+	list, scoreboard, subsets  bool
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -63,6 +65,8 @@ func parse(args []string, errOut io.Writer) (options, error) {
 	fs.StringVar(&o.out, "out", "", "a `directory` for the tables and charts")
 	fs.StringVar(&o.readme, "readme", "", "a `file` whose marked sections get the tables")
 	fs.BoolVar(&o.list, "list", false, "list scenarios and policies, and do nothing")
+	fs.BoolVar(&o.scoreboard, "scoreboard", false, "run what the table of scores is made of, and write that table only")
+	fs.BoolVar(&o.subsets, "subsets", false, "compare rules for subsets (S10), and do nothing else")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -94,8 +98,13 @@ func run(args []string, out, errOut io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.list {
+	switch {
+	case o.list:
 		return list(out)
+	case o.subsets:
+		return compareSubsets(o, out)
+	case o.scoreboard:
+		return scoreboard(o, out, errOut)
 	}
 	scenarios, err := pick("scenario", o.scenarios, scenario.Catalogue(), func(s scenario.Scenario) string { return s.Name })
 	if err != nil {

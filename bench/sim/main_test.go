@@ -1,10 +1,14 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/evenkeel/evenkeel/bench/sim/scenario"
 )
 
 // TestRun: one command writes the table, the chart and the section of a readme, and the same command writes the same.
@@ -70,6 +74,53 @@ func TestErrorsNameWhatIsKnown(t *testing.T) {
 	}
 }
 
+// TestScoreboard: every line of the table of scores can be made: its scenario, step, policies and figure are there.
+func TestScoreboard(t *testing.T) {
+	for _, b := range boards() {
+		p, err := b.plan(options{seeds: 1, size: 0.02, length: 0.01})
+		if err != nil {
+			t.Errorf("%s: %v", b.scenario, err)
+			continue
+		}
+		if err := b.rows(io.Discard, p.scenario, nil); err != nil {
+			t.Errorf("%s: %v", b.scenario, err)
+		}
+		if len(b.own()) == 0 {
+			t.Errorf("%s: nothing of ours", b.scenario)
+		}
+	}
+	b := board{"S6", []score{{"9", "what", "nothing", "well", "p99", []string{"random"}}}, []string{"evenkeel/random"}}
+	p, err := b.plan(options{seeds: 1, size: 0.02, length: 0.02, parallel: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := scenario.All(p.jobs, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := &strings.Builder{}
+	if err := b.rows(text, p.scenario, results); err != nil || !regexp.MustCompile(
+		`^\| 9 \| what \| nothing \| random \d+ \| random \d+ \| S6 \|\n$`).MatchString(text.String()) {
+		t.Errorf("error %v, the line is %s", err, text)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "README.md")
+	if err := os.WriteFile(file, []byte("a\n<!-- begin X -->\nold\n<!-- end X -->\nb\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := place([]byte("new\n"), "X", options{readme: file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "a\n<!-- begin X -->\nnew\n<!-- end X -->\nb\n" {
+		t.Errorf("the file is %q, %v", b, err)
+	}
+	if err := place([]byte("new\n"), "Y", options{readme: file}, nil); err == nil {
+		t.Error("a section that is not there is replaced")
+	}
+}
+
 func TestList(t *testing.T) {
 	b := &strings.Builder{}
 	if err := run([]string{"-list"}, b, b); err != nil {
@@ -84,7 +135,7 @@ func TestList(t *testing.T) {
 
 // TestDefaultsAreKnown: what a scenario is about by default exists.
 func TestDefaultsAreKnown(t *testing.T) {
-	for _, s := range []string{"S1", "S3", "S4"} {
+	for _, s := range []string{"S1", "S3", "S4", "S7", "S9", "S11", "S12", "S13", "S15"} {
 		if _, err := pick("policy", about(s), policies(), policyName); err != nil {
 			t.Errorf("%s: %v", s, err)
 		}

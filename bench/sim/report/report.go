@@ -112,6 +112,38 @@ var shown = map[string]figure{
 	"failures":  {"failed calls", func(r *scenario.StepResult) float64 { return float64(r.Calls() - r.Accepted.Count()) }, number("%.0f")},
 }
 
+// always are the figures that every scenario has, by the names that [Cell] takes beside those that are shown on demand.
+var always = map[string]figure{"p50": p50, "p90": p90, "p99": p99, "p99.9": p999, "errors": failed, "probes": probes,
+	"clean": clean}
+
+// Cell is one figure of one policy at one step, as the tables print it: its mean over the seeds. The names of figures are
+// p50, p90, p99, p99.9, errors, probes, clean (the last error after), "to NAME" (what a group gets) and those of
+// [scenario.Scenario.Show]. It is "?" without results of the policy, and an error for what the scenario has not.
+func Cell(s scenario.Scenario, results []*scenario.Result, policy, step, name string) (string, error) {
+	f, ok := always[name]
+	if !ok {
+		f, ok = shown[name]
+	}
+	for _, g := range shares(s) {
+		if g.name == name {
+			f, ok = g, true
+		}
+	}
+	if !ok {
+		return "", fmt.Errorf("report: figure %q is not known", name)
+	}
+	at := slices.IndexFunc(s.Steps, func(st scenario.Step) bool { return st.Name == step })
+	if at < 0 {
+		return "", fmt.Errorf("report: scenario %s has no step %q", s.Name, step)
+	}
+	for _, p := range byPolicy(results) {
+		if p.name == policy {
+			return p.cell(at, f), nil
+		}
+	}
+	return "?", nil
+}
+
 // more are those that a scenario asks for. One that is not known is a programmer's error and panics.
 func more(s scenario.Scenario) []figure {
 	var out []figure

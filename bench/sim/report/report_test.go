@@ -165,3 +165,22 @@ func TestChart(t *testing.T) {
 		t.Error("the axis does not grow with the value")
 	}
 }
+
+func TestCell(t *testing.T) {
+	s := steps(2)
+	results := []*scenario.Result{result("a", 1, 90, 11), result("a", 2, 110, 11), result("b", 1, 7, 8)}
+	for _, c := range []struct{ policy, step, figure, want string }{
+		{"a", "step 0", "p99", "100"}, {"a", "step 1", "p99.9", "11"}, {"b", "step 1", "errors", "1.00 %"},
+		{"b", "step 0", "to slow", "75.00 %"}, {"b", "step 0", "max/mean", "0.00"}, {"c", "step 0", "p99", "?"},
+	} {
+		if got, err := Cell(s, results, c.policy, c.step, c.figure); err != nil || got != c.want {
+			t.Errorf("%s of %s at %s: %q, %v; want %q", c.figure, c.policy, c.step, got, err, c.want)
+		}
+	}
+	if _, err := Cell(s, results, "a", "step 9", "p99"); err == nil {
+		t.Error("a step that is not there has a figure")
+	}
+	if _, err := Cell(s, results, "a", "step 0", "beauty"); err == nil {
+		t.Error("a figure that is not known has a value")
+	}
+}

@@ -25,7 +25,7 @@ func overload() Scenario {
 			Settle: 10 * time.Second, Measure: 10 * time.Second})
 	}
 	s.Steps = append(s.Steps,
-		Step{Name: "0.8 x, then half the capacity", Load: 0.8, Settle: 10 * time.Second, Measure: 20 * time.Second,
+		Step{Name: "0.8 x and then half the capacity", Load: 0.8, Settle: 10 * time.Second, Measure: 20 * time.Second,
 			Events: []Event{{At: 0, Do: Speed(1, 0.5)}}},
 		Step{Name: "and all of it again", Load: 0.8, Settle: 0, Measure: 20 * time.Second,
 			Events: []Event{{At: 0, Do: Speed(1, 1)}}})
