@@ -118,8 +118,9 @@ const unmeasured = 1e15
 func (c *peakEWMAChooser) cost(i int, now int64) float64 {
 	m := c.members[i]
 	inFlight := float64(m.InFlight())
-	if !m.ewma.Seen() {
+	estimate := m.ewma.Estimate(now, c.decay)
+	if estimate == 0 && !m.ewma.Seen() {
 		return unmeasured * inFlight
 	}
-	return m.ewma.Estimate(now, c.decay) * (inFlight + 1) / float64(m.Weight())
+	return estimate * (inFlight + 1) / float64(m.Weight())
 }

@@ -47,8 +47,29 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 			return gbalancer.PickResult{SubConn: sc, Done: e.done}, nil
 		}
 		asked = 1
+	} else if set.measured && !involved(rec) {
+		if res, ok := k.measured(info, set, rec); ok {
+			return res, nil
+		}
+		asked = 1
 	}
 	return k.slow(info, set, rec, asked)
+}
+
+// measured is Pick for a strategy that measures, as long as nothing else is special about the call: slow and start need a
+// third more for it. It is false if the member that the strategy names cannot be used.
+func (k *picker) measured(info gbalancer.PickInfo, set *candidates, rec *callctx.Record) (gbalancer.PickResult, bool) {
+	ask := asking(rec)
+	ask.Now = k.p.clock.Now()
+	e := set.member(set.chooser.Choose(ask))
+	sc := e.subConn()
+	if sc == nil || e.phase() != healthy {
+		return gbalancer.PickResult{}, false
+	}
+	e.started.Add(1)
+	r := newRecord()
+	r.p, r.e, r.method, r.began, r.remaining = k.p, e, info.FullMethodName, ask.Now, k.remaining(info.Ctx)
+	return gbalancer.PickResult{SubConn: sc, Done: r.done}, true
 }
 
 // setFor returns the candidates for a call with a record.
@@ -84,6 +105,16 @@ func (k *picker) ample(ctx context.Context) bool {
 	}
 	deadline, ok := ctx.Deadline()
 	return !ok || k.p.clock.Until(deadline) >= ampleTime
+}
+
+// remaining is how much time a call with this context has left.
+func (k *picker) remaining(ctx context.Context) time.Duration {
+	if ctx != nil {
+		if deadline, ok := ctx.Deadline(); ok {
+			return k.p.clock.Until(deadline)
+		}
+	}
+	return outcome.NoDeadline
 }
 
 // slow is Pick for calls of which more has to be known: the set waits for somebody or has probing calls to give away,
@@ -246,12 +277,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 	case kept:
 		watcher.Event(callctx.Event{Kind: callctx.Kept, By: "balancer", Endpoint: &e.id})
 	}
-	remaining := outcome.NoDeadline
-	if info.Ctx != nil {
-		if deadline, ok := info.Ctx.Deadline(); ok {
-			remaining = k.p.clock.Until(deadline)
-		}
-	}
+	remaining := k.remaining(info.Ctx)
 	if k.settings.plain && remaining >= ampleTime && claim == 0 && !kept && watcher == nil {
 		return gbalancer.PickResult{SubConn: sc, Done: e.done}, nil
 	}
@@ -309,7 +335,7 @@ func (r *record) end(info gbalancer.DoneInfo) {
 		if m := p.active.Load().measurer; m != nil && r.began != 0 {
 			p.measure(m, &r.ending, outcome.OK, nil, info.ServerLoad)
 		}
-		r.p, r.e, r.watcher = nil, nil, nil
+		r.p, r.ending = nil, ending{}
 		records.Put(r)
 		return
 	}

@@ -27,8 +27,9 @@ type candidates struct {
 	// none says why there are no members, if so.
 	none *absence
 	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, the ends of calls can be
-	// judged without knowing the calls, and their keys are in their records.
-	plain bool
+	// judged without knowing the calls, and their keys are in their records. measured is the same for a strategy that
+	// measures.
+	plain, measured bool
 	// limited: some members have a reduced share; then rand and top, the largest share, decide about calls.
 	limited bool
 	rand    func() uint64
@@ -184,7 +185,9 @@ func (r *route) rebuild(p *policy) {
 	if p.reduced > 0 {
 		set.limit(p.rand)
 	}
-	set.plain = p.settings.plain && !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == ""
+	if !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
+		set.plain, set.measured = p.settings.plain, p.settings.measurer != nil
+	}
 }
 
 // keep decides which of the restricted endpoints stay members: those beyond the number that may be out, the least

@@ -69,7 +69,7 @@ func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 		old := e.word.Load()
 		left, was := 1.0, value(old) // the zero word is the value 0
 		if d := elapsed(old, s.Now); d > 0 && old != 0 {
-			left = math.Exp(-d / decay) // once: it is the dearest step
+			left = fade(d / decay) // once: it is the dearest step
 		}
 		known := was * left
 		var next float64
@@ -119,5 +119,20 @@ func project(word uint64, now int64, decay float64) float64 {
 	if d == 0 {
 		return value(word)
 	}
-	return value(word) * math.Exp(-d/decay)
+	return value(word) * fade(d/decay)
+}
+
+// fade is e^-x for x >= 0, to 5 parts in a million, which is far closer than a latency is known, and in a quarter of the
+// time of math.Exp: a pick by peak_ewma among many endpoints needs it three times, a quarter of all that it costs
+// (BenchmarkPick in bench). It is 2^-k times 2^-f, f being the fraction, by a polynomial that is exact at both of its
+// ends, so that nothing jumps between two k.
+func fade(x float64) float64 {
+	x *= math.Log2E
+	if !(x < 1022) { // below the smallest number that is not subnormal; infinities too
+		return 0
+	}
+	k := int64(x)
+	f := x - float64(k)
+	p := 1 + f*(-0.6930730793259106+f*(0.23949324735418898+f*(-0.05325968779643203+f*0.0068395197681535855)))
+	return p * math.Float64frombits(uint64(1023-k)<<52)
 }
