@@ -1,18 +1,17 @@
 package ratelimit
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strings"
 	"time"
 
 	"github.com/evenkeel/evenkeel/internal/scope"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // Config configures a [Limiter]. Its zero value limits nothing.
@@ -231,41 +230,41 @@ func (c *Config) resolve() (map[string]resolved, error) {
 
 // policyJSON is a Policy as it stands in JSON.
 type policyJSON struct {
-	Rate        float64      `json:"rate,omitempty"`
-	Burst       int          `json:"burst,omitempty"`
-	Wait        bool         `json:"wait,omitempty"`
-	MaxWait     duration     `json:"maxWait,omitzero"`
-	Cost        int          `json:"cost,omitempty"`
-	MessageCost int          `json:"messageCost,omitempty"`
-	PerMethod   bool         `json:"perMethod,omitempty"`
-	Key         string       `json:"key,omitempty"`
-	MaxKeys     int          `json:"maxKeys,omitempty"`
-	KeyIdle     duration     `json:"keyIdle,omitzero"`
-	Adaptive    adaptiveJSON `json:"adaptive,omitzero"`
+	Rate        float64             `json:"rate,omitempty"`
+	Burst       int                 `json:"burst,omitempty"`
+	Wait        bool                `json:"wait,omitempty"`
+	MaxWait     strictjson.Duration `json:"maxWait,omitzero"`
+	Cost        int                 `json:"cost,omitempty"`
+	MessageCost int                 `json:"messageCost,omitempty"`
+	PerMethod   bool                `json:"perMethod,omitempty"`
+	Key         string              `json:"key,omitempty"`
+	MaxKeys     int                 `json:"maxKeys,omitempty"`
+	KeyIdle     strictjson.Duration `json:"keyIdle,omitzero"`
+	Adaptive    adaptiveJSON        `json:"adaptive,omitzero"`
 }
 
 type adaptiveJSON struct {
-	Enabled         bool     `json:"enabled,omitempty"`
-	Initial         int      `json:"initial,omitempty"`
-	Min             int      `json:"min,omitempty"`
-	Max             int      `json:"max,omitempty"`
-	Tolerance       float64  `json:"tolerance,omitempty"`
-	ProbeInterval   duration `json:"probeInterval,omitzero"`
-	IgnoreDeadlines bool     `json:"ignoreDeadlines,omitempty"`
+	Enabled         bool                `json:"enabled,omitempty"`
+	Initial         int                 `json:"initial,omitempty"`
+	Min             int                 `json:"min,omitempty"`
+	Max             int                 `json:"max,omitempty"`
+	Tolerance       float64             `json:"tolerance,omitempty"`
+	ProbeInterval   strictjson.Duration `json:"probeInterval,omitzero"`
+	IgnoreDeadlines bool                `json:"ignoreDeadlines,omitempty"`
 }
 
 // configJSON is a Config as it stands in JSON: a policy, and two fields more.
 type configJSON struct {
 	policyJSON
-	Methods map[string]Policy `json:"methods,omitempty"`
-	DryRun  bool              `json:"dryRun,omitempty"`
+	Methods strictjson.Methods[Policy] `json:"methods,omitempty"`
+	DryRun  bool                       `json:"dryRun,omitempty"`
 }
 
 func (p Policy) toJSON() policyJSON {
 	a := p.Adaptive
-	return policyJSON{p.Rate, p.Burst, p.Wait, duration(p.MaxWait), p.Cost, p.MessageCost, p.PerMethod, p.Key,
-		p.MaxKeys, duration(p.KeyIdle), adaptiveJSON{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance,
-			duration(a.ProbeInterval), a.IgnoreDeadlines}}
+	return policyJSON{p.Rate, p.Burst, p.Wait, strictjson.Duration(p.MaxWait), p.Cost, p.MessageCost, p.PerMethod, p.Key,
+		p.MaxKeys, strictjson.Duration(p.KeyIdle), adaptiveJSON{a.Enabled, a.Initial, a.Min, a.Max, a.Tolerance,
+			strictjson.Duration(a.ProbeInterval), a.IgnoreDeadlines}}
 }
 
 func (j policyJSON) policy() Policy {
@@ -281,7 +280,7 @@ func (p Policy) MarshalJSON() ([]byte, error) { return json.Marshal(p.toJSON()) 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (p *Policy) UnmarshalJSON(js []byte) error {
 	var j policyJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	*p = j.policy()
@@ -297,45 +296,9 @@ func (c Config) MarshalJSON() ([]byte, error) {
 // are.
 func (c *Config) UnmarshalJSON(js []byte) error {
 	var j configJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return fmt.Errorf("ratelimit: %w", err)
 	}
 	c.Policy, c.Methods, c.DryRun = j.policy(), j.Methods, j.DryRun
-	return nil
-}
-
-// unmarshalStrict refuses fields that it does not know, so that a misspelt one is not silently a default.
-func unmarshalStrict(js []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(js))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			want := wrong.Type.Kind().String()
-			if want == "struct" || want == "map" {
-				want = "an object"
-			}
-			field := cmp.Or(strings.TrimPrefix(wrong.Field, "policyJSON."), "config")
-			return fmt.Errorf("%s = a JSON %s, want %s", field, wrong.Value, want)
-		}
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("config has text after its end")
-	}
-	return nil
-}
-
-// duration is a time.Duration that is written "1.5s" in JSON, as [time.ParseDuration] reads it.
-type duration time.Duration
-
-func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-func (d *duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("duration = %.100q, want one such as \"30s\" or \"1m30s\"", text)
-	}
-	*d = duration(v)
 	return nil
 }

@@ -136,15 +136,18 @@ func TestJSON(t *testing.T) {
 
 func TestJSONErrors(t *testing.T) {
 	for js, want := range map[string]string{
-		`{"rates":1}`:                         `unknown field "rates"`,
-		`{"rate":"1"}`:                        "rate = a JSON string, want float64",
-		`{"maxWait":5}`:                       "maxWait = a JSON number, want",
-		`{"maxWait":"5"}`:                     `duration = "5", want one such as "30s"`,
-		`{"adaptive":{"on":true}}`:            `unknown field "on"`,
-		`{"adaptive":{"min":1.5}}`:            "adaptive.min = a JSON number 1.5, want int",
-		`{"methods":{"/a.A/X":{"ratee":1}}}`:  `unknown field "ratee"`,
-		`{"methods":{"/a.A/X":{"burst":""}}}`: "burst = a JSON string, want int",
-		`[]`:                                  "config = a JSON array, want an object",
+		`{"rates":1}`:                          `unknown field "rates"`,
+		`{"rate":"1"}`:                         "ratelimit: rate = a JSON string, want a number",
+		`{"maxWait":5}`:                        `ratelimit: maxWait = a JSON number, want a text such as "30ms"`,
+		`{"maxWait":"5"}`:                      `ratelimit: maxWait = "5", want a text such as "30ms"`,
+		`{"adaptive":{"on":true}}`:             `unknown field "on"`,
+		`{"adaptive":{"min":1.5}}`:             "ratelimit: adaptive.min = a JSON number 1.5, want a whole number",
+		`{"adaptive":{"probeInterval":1}}`:     `ratelimit: adaptive.probeInterval = a JSON number, want a text`,
+		`{"methods":{"/a.A/X":{"ratee":1}}}`:   `ratelimit: methods["/a.A/X"]: json: unknown field "ratee"`,
+		`{"methods":{"/a.A/X":{"burst":""}}}`:  `ratelimit: methods["/a.A/X"].burst = a JSON string, want a whole number`,
+		`{"methods":{"/a.A/X":{"keyIdle":1}}}`: `ratelimit: methods["/a.A/X"].keyIdle = a JSON number, want a text`,
+		`{"methods":3}`:                        "ratelimit: methods = a JSON number, want an object",
+		`[]`:                                   "ratelimit: the configuration = a JSON array, want an object",
 	} {
 		var c Config
 		if err := json.Unmarshal([]byte(js), &c); err == nil || !strings.Contains(err.Error(), want) {

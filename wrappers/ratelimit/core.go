@@ -109,11 +109,13 @@ func spread(d time.Duration, r uint64) time.Duration {
 	return d + time.Duration(float64(d)/2*float64(r>>11)/(1<<53))
 }
 
-// pushbackMillis is d in milliseconds, rounded up so that a retry is not too early; negative stays negative.
+// pushbackMillis is d in milliseconds, rounded up so that a retry is not too early, and a year at most: gRPC multiplies
+// it without looking, and what overflows there is a retry at once. Negative stays negative.
 func pushbackMillis(d time.Duration) int64 {
 	if d < 0 {
 		return -1
 	}
+	d = min(d, maxTime)
 	return int64(d/time.Millisecond) + min(1, int64(d%time.Millisecond))
 }
 

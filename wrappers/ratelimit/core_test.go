@@ -271,9 +271,12 @@ func TestSpreadAndPushback(t *testing.T) {
 			}
 		}
 	}
-	for d, want := range map[time.Duration]int64{never: -1, -5 * time.Second: -1, 0: 0, 1: 1, ms: 1, ms + 1: 2, time.Second: 1000} {
+	for d, want := range map[time.Duration]int64{never: -1, -5 * time.Second: -1, 0: 0, 1: 1, ms: 1, ms + 1: 2, time.Second: 1000,
+		math.MaxInt64: 365 * 24 * 3600 * 1000} {
 		if got := pushbackMillis(d); got != want {
 			t.Errorf("pushbackMillis(%v) = %d, want %d", d, got, want)
+		} else if wait := time.Millisecond * time.Duration(got); d >= 0 && wait < 0 { // so gRPC computes it
+			t.Errorf("pushbackMillis(%v): gRPC would wait %v", d, wait)
 		}
 	}
 }

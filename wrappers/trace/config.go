@@ -1,15 +1,13 @@
 package trace
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/opentracing/opentracing-go"
 
 	"github.com/evenkeel/evenkeel/internal/scope"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // Tags that spans have beside OpenTracing's own (component, span.kind, peer.address, error). Their names are
@@ -87,11 +85,11 @@ func (p Policy) maxPayload() int {
 func (p *Policy) UnmarshalJSON(js []byte) error {
 	type plain Policy
 	var v plain
-	if err := strict(js, &v); err != nil {
-		return fmt.Errorf("trace: policy: %w", err)
+	if err := strictjson.Unmarshal(js, &v); err != nil {
+		return err
 	}
 	if err := Policy(v).validate(); err != nil {
-		return fmt.Errorf("trace: policy: %w", err)
+		return err
 	}
 	*p = Policy(v)
 	return nil
@@ -129,17 +127,17 @@ type End struct {
 
 // configJSON is what of a Config can stand in JSON.
 type configJSON struct {
-	Disabled   bool              `json:"disabled,omitempty"`
-	Payloads   bool              `json:"payloads,omitempty"`
-	MaxPayload int               `json:"maxPayload,omitempty"`
-	Methods    map[string]Policy `json:"methods,omitempty"`
+	Disabled   bool                       `json:"disabled,omitempty"`
+	Payloads   bool                       `json:"payloads,omitempty"`
+	MaxPayload int                        `json:"maxPayload,omitempty"`
+	Methods    strictjson.Methods[Policy] `json:"methods,omitempty"`
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]: the fields of the [Policy], and "methods". Others are an error. Tracer
 // and functions, which JSON cannot have, stay as they are.
 func (c *Config) UnmarshalJSON(js []byte) error {
 	var v configJSON
-	if err := strict(js, &v); err != nil {
+	if err := strictjson.Unmarshal(js, &v); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
 	next := *c
@@ -154,18 +152,6 @@ func (c *Config) UnmarshalJSON(js []byte) error {
 // MarshalJSON implements [json.Marshaler]; Tracer and functions are left out.
 func (c Config) MarshalJSON() ([]byte, error) {
 	return json.Marshal(configJSON{c.Disabled, c.Payloads, c.MaxPayload, c.Methods})
-}
-
-func strict(js []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(js))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("got more after the JSON value, want nothing")
-	}
-	return nil
 }
 
 // settings is a Config, checked and ready for calls. It is immutable.

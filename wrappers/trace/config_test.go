@@ -33,11 +33,13 @@ func TestConfigJSON(t *testing.T) {
 func TestInvalid(t *testing.T) {
 	for _, c := range []struct{ js, want string }{
 		{`{"payload":true}`, `unknown field "payload"`},
-		{`{"methods":{"*":{"payload":true}}}`, `unknown field "payload"`},
+		{`{"methods":{"*":{"payload":true}}}`, `trace: methods["*"]: json: unknown field "payload"`},
+		{`{"methods":{"*":{"payloads":"yes"}}}`, `trace: methods["*"].payloads = a JSON string, want true or false`},
+		{`{"maxPayload":"1k"}`, "trace: maxPayload = a JSON string, want a whole number"},
 		{`{"maxPayload":-1}`, "trace: maxPayload = -1, want 0 or more"},
-		{`{"methods":{"/a/B":{"maxPayload":-1}}}`, "maxPayload = -1, want 0 or more"},
+		{`{"methods":{"/a/B":{"maxPayload":-1}}}`, `trace: methods["/a/B"]: maxPayload = -1, want 0 or more`},
 		{`{"methods":{"a/B":{}}}`, `trace: method "a/B", want "/pkg.Service/Method"`},
-		{`[]`, "cannot unmarshal"},
+		{`[]`, "trace: the configuration = a JSON array, want an object"},
 	} {
 		got := Config{Policy: Policy{MaxPayload: 5}}
 		err := json.Unmarshal([]byte(c.js), &got)

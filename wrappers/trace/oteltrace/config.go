@@ -21,11 +21,10 @@ import (
 const scopeName = "github.com/evenkeel/evenkeel/wrappers/trace/oteltrace"
 
 // Config is what a [Tracing] is made of. Its zero value traces and measures every call but health checks and
-// reflection with the global providers.
+// reflection with the global providers. In JSON it is what a [trace.Config] is.
 type Config struct {
 	// Policy holds for the methods that Methods does not name, except those of the health and reflection services.
-	// It is the one of package trace; in JSON it is read by its own UnmarshalJSON. Disabled switches the metrics of
-	// calls off too.
+	// It is the one of package trace. Disabled switches the metrics of calls off too.
 	trace.Policy
 	// Methods has policies of their own for "/pkg.Service/Method", "/pkg.Service/*" or "*".
 	Methods map[string]trace.Policy
@@ -42,6 +41,22 @@ type Config struct {
 	// OnEnd is called before a span of a call or an attempt ends, once, to add attributes. It is called without a
 	// lock, on whatever goroutine ends the call, and only for spans that record.
 	OnEnd func(oteltrace.Span, trace.End)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler]: the fields of the [trace.Policy], and "methods". Others are an error.
+// Providers, propagator and functions, which JSON cannot have, stay as they are.
+func (c *Config) UnmarshalJSON(js []byte) error {
+	var plain trace.Config
+	if err := plain.UnmarshalJSON(js); err != nil {
+		return fmt.Errorf("oteltrace: %w", err)
+	}
+	c.Policy, c.Methods = plain.Policy, plain.Methods
+	return nil
+}
+
+// MarshalJSON implements [json.Marshaler]; providers, propagator and functions are left out.
+func (c Config) MarshalJSON() ([]byte, error) {
+	return trace.Config{Policy: c.Policy, Methods: c.Methods}.MarshalJSON()
 }
 
 // Tracing traces and measures calls. Make it with [New]; its four interceptors share its configuration. It is safe

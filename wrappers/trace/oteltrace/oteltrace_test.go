@@ -2,6 +2,7 @@ package oteltrace
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -580,5 +581,30 @@ func TestSilent(t *testing.T) {
 	well := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return nil }
 	if n := testing.AllocsPerRun(1000, func() { _ = chain(t.Context(), "/a/B", nil, nil, nil, well) }); n != 0 {
 		t.Errorf("%v allocations, want 0", n)
+	}
+}
+
+// TestConfigJSON: a file that configures package trace configures this one.
+func TestConfigJSON(t *testing.T) {
+	const js = `{"payloads":true,"maxPayload":64,"methods":{"/a.B/*":{"disabled":true}}}`
+	c := Config{Payload: func(string, any) string { return "" }, Policy: trace.Policy{Disabled: true}}
+	if err := json.Unmarshal([]byte(js), &c); err != nil {
+		t.Fatal(err)
+	}
+	if c.Policy != (trace.Policy{Payloads: true, MaxPayload: 64}) || c.Methods["/a.B/*"] != (trace.Policy{Disabled: true}) || c.Payload == nil {
+		t.Errorf("got %+v, want what the file says and the function kept", c)
+	}
+	if got, err := json.Marshal(c); err != nil || string(got) != js {
+		t.Errorf("written %s, %v, want %s", got, err, js)
+	}
+	for bad, want := range map[string]string{
+		`{"method":{}}`:                       `unknown field "method"`,
+		`{"methods":{"a/B":{}}}`:              `method "a/B", want "/pkg.Service/Method"`,
+		`{"methods":{"/a/B":{"payloads":1}}}`: `methods["/a/B"].payloads = a JSON number, want true or false`,
+	} {
+		before := c.Policy
+		if err := json.Unmarshal([]byte(bad), &c); err == nil || !strings.Contains(err.Error(), want) || c.Policy != before {
+			t.Errorf("%s: %v, and %+v, want %s, and nothing changed", bad, err, c.Policy, want)
+		}
 	}
 }
