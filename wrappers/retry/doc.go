@@ -10,7 +10,8 @@
 // attempt ran into AttemptTimeout. Any other method is tried again only where it is certain that no handler ran:
 //
 //   - no connection could be had, or the one that was picked had gone, so grpc never had a stream for the attempt; an
-//     inner interceptor that keeps the call options to itself makes that uncertain, and then there is no retry;
+//     inner interceptor that keeps the call options to itself makes that uncertain, and then there is no retry (one
+//     that does so for a few of its calls only is not found out: pass them on);
 //   - the server says so, by a trailer grpc-retry-pushback-ms of 0 or more.
 //
 // An error that forbids it, as that of an open breaker does by a method DoNotRetry() bool, is never followed by

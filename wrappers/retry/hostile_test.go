@@ -166,7 +166,6 @@ func TestStreamAfterPanic(t *testing.T) {
 
 // TestStreamPushback: on a stream the server's word on retries holds as on a unary call, as long as there can be one.
 func TestStreamPushback(t *testing.T) {
-	const ms = time.Millisecond
 	exhausted := status.Error(codes.ResourceExhausted, "too much")
 	for _, tt := range []struct {
 		name     string
@@ -178,17 +177,17 @@ func TestStreamPushback(t *testing.T) {
 		attempts int64
 		takes    time.Duration
 	}{
-		{"50 ms", errDown, []string{"50"}, serverKind, true, false, 3, 100 * ms},
-		{"50 ms, another code", exhausted, []string{"50"}, serverKind, true, false, 3, 100 * ms},
+		{"50 ms", errDown, []string{"50"}, serverKind, true, false, 3, 100 * milli},
+		{"50 ms, another code", exhausted, []string{"50"}, serverKind, true, false, 3, 100 * milli},
 		{"0", exhausted, []string{"0"}, serverKind, true, true, 3, 0},
 		{"negative", errDown, []string{"-1"}, serverKind, true, true, 1, 0},
 		{"not a number", errDown, []string{"soon"}, serverKind, true, true, 1, 0},
 		{"two values", errDown, []string{"1", "2"}, serverKind, true, true, 1, 0},
 		{"two hours", errDown, []string{"7200000"}, serverKind, true, true, 1, 0},
-		{"50 ms", errDown, []string{"50"}, bidiKind, false, false, 3, 100 * ms},
+		{"50 ms", errDown, []string{"50"}, bidiKind, false, false, 3, 100 * milli},
 		{"negative", errDown, []string{"-1"}, bidiKind, false, true, 1, 0},
 		{"50 ms", errDown, []string{"50"}, bidiKind, true, true, 1, 0},
-		{"50 ms", errDown, []string{"50"}, clientKind, false, false, 3, 100 * ms},
+		{"50 ms", errDown, []string{"50"}, clientKind, false, false, 3, 100 * milli},
 		{"50 ms", errDown, []string{"50"}, clientKind, true, true, 1, 0},
 	} {
 		for _, policy := range []string{noBlacklist, roundRobin} {
