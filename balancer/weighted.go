@@ -79,13 +79,17 @@ func layOut(calls *atomic.Uint64, weights []uint64) *weightedChooser {
 	}
 	logn := bits.Len(uint(n - 1)) // the guide has the next power of two of n entries
 	c.shift = uint(64 - logn)
-	c.guide = make([]uint32, 1<<logn)
+	c.guide = make([]guidepost, 1<<logn)
 	i := uint32(0)
 	for g := range c.guide {
-		for start := uint64(g) << c.shift; start > c.ends[i]; {
+		start := uint64(g) << c.shift
+		for start > c.ends[i] {
 			i++
 		}
-		c.guide[g] = i
+		c.guide[g] = guidepost{i, 1<<32 - 1}
+		if c.ends[i]>>c.shift == uint64(g) {
+			c.guide[g].until = within(c.ends[i], uint(logn))
+		}
 	}
 	return c
 }
@@ -101,14 +105,28 @@ func share(sum, total uint64) uint64 {
 
 type weightedChooser struct {
 	calls *atomic.Uint64
-	ends  []uint64 // the last point of each member's interval, ascending
-	guide []uint32 // by the high bits of a point: the first member whose interval can contain it
+	ends  []uint64    // the last point of each member's interval, ascending
+	guide []guidepost // by the high bits of a point
 	shift uint
 }
 
+// guidepost is what is known about the points with the same high bits. Most are below until, so that a pick among many
+// members needs one cache line here, and ends only for the rest.
+type guidepost struct {
+	first uint32 // the first member whose interval can contain them
+	until uint32 // within of the last point of its interval, the highest number if that is not among these points
+}
+
+// within is the next 32 bits of a point after the high ones by which the guide is indexed.
+func within(point uint64, high uint) uint32 { return uint32(point << high >> 32) }
+
 func (c *weightedChooser) Choose(Call) int {
 	point := c.calls.Add(1) * golden
-	i := c.guide[point>>c.shift]
+	g := c.guide[point>>c.shift]
+	if within(point, 64-c.shift) < g.until {
+		return int(g.first)
+	}
+	i := g.first
 	for point > c.ends[i] {
 		i++
 	}

@@ -148,13 +148,13 @@ func TestWeightedManyMembers(t *testing.T) {
 	}
 	// Equal weights: two steps on average, and never many.
 	c = Weighted{}.Build(Env{Members: members(same(n, 5)...), Rand: seeded(4)}).(*weightedChooser)
-	for g, first := range c.guide {
+	for g, post := range c.guide {
 		last := n - 1
 		if g+1 < len(c.guide) {
-			last = int(c.guide[g+1])
+			last = int(c.guide[g+1].first)
 		}
-		if last-int(first) > 2 {
-			t.Fatalf("entry %d of the guide leaves %d members to look at", g, last-int(first)+1)
+		if last-int(post.first) > 2 {
+			t.Fatalf("entry %d of the guide leaves %d members to look at", g, last-int(post.first)+1)
 		}
 	}
 }
