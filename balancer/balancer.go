@@ -76,7 +76,7 @@ type policy struct {
 
 	childMu sync.Mutex // serialises calls into children
 
-	mu          sync.Mutex // guards all of the following but active
+	mu          sync.Mutex // guards all of the following but active and watching
 	settings    *settings
 	active      atomic.Pointer[settings] // settings again, for those who do not hold mu
 	children    map[string]*child        // by the endpoint's addresses
@@ -106,6 +106,8 @@ type policy struct {
 	warming   []*Endpoint // in their slow start
 	warmer    clock.Timer // for their next share
 	relay     clock.Timer // for the next look of the choosers
+	watch     watch
+	watching  atomic.Bool // watch looks at the endpoints
 	publisher clock.Timer // for the end of the window
 	idle      []*child    // to be told to connect again
 	tasks     sync.WaitGroup
@@ -308,7 +310,8 @@ func (p *policy) Close() {
 	p.stop(p.publisher)
 	p.stop(p.warmer)
 	p.stop(p.relay)
-	p.tick, p.publisher, p.warmer, p.relay, p.warming = nil, nil, nil, nil, nil
+	p.stop(p.watch.timer)
+	p.tick, p.publisher, p.warmer, p.relay, p.warming, p.watch = nil, nil, nil, nil, nil, watch{}
 	children := p.children
 	p.children, p.known, p.order, p.spare = nil, nil, nil, nil
 	p.mu.Unlock()

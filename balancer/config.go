@@ -29,6 +29,9 @@ type Config struct {
 	Require filters.Filter
 	// Blacklist says when a failing instance is taken out; zero means the defaults.
 	Blacklist Blacklist
+	// Outliers says when an instance is taken out, or gets less, for being worse than the others; zero means the
+	// defaults.
+	Outliers Outliers
 	// Subset bounds to how many instances the client connects; zero means to all.
 	Subset Subset
 	// SlowStart spares instances that are new or back from the blacklist; zero means that it does not.
@@ -66,10 +69,11 @@ func LoadBalancingConfig(c Config) (json.RawMessage, error) {
 		Filter    string                     `json:"filter,omitempty"`
 		Require   string                     `json:"require,omitempty"`
 		Blacklist Blacklist                  `json:"blacklist,omitzero"`
+		Outliers  Outliers                   `json:"outliers,omitzero"`
 		Subset    Subset                     `json:"subset,omitzero"`
 		SlowStart SlowStart                  `json:"slowStart,omitzero"`
 	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist,
-		c.Subset, c.SlowStart})
+		c.Outliers, c.Subset, c.SlowStart})
 	if err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -89,8 +93,11 @@ type settings struct {
 	filter   filters.Filter
 	require  filters.Filter
 	judge    judge
+	vigil    *vigil // nil if outliers are not looked for
 	subset   Subset
 	ramp     ramp
+	// timed: somebody wants to know how long calls take.
+	timed bool
 	// plain: a call's end can be judged without knowing the call, so calls without a deadline need no record.
 	plain bool
 }
@@ -110,6 +117,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		Filter    string          `json:"filter"`
 		Require   string          `json:"require"`
 		Blacklist Blacklist       `json:"blacklist"`
+		Outliers  Outliers        `json:"outliers"`
 		Subset    Subset          `json:"subset"`
 		SlowStart SlowStart       `json:"slowStart"`
 	}
@@ -133,6 +141,9 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 	if s.judge, err = raw.Blacklist.resolve(); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
+	if s.vigil, err = raw.Outliers.resolve(&s.judge); err != nil {
+		return nil, fmt.Errorf("evenkeel: %w", err)
+	}
 	if err := raw.Subset.validate(); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -144,7 +155,8 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 	if k, ok := s.strategy.(keyed); ok {
 		s.keyFrom = k.metadataKey()
 	}
-	s.plain = s.measurer == nil && raw.Blacklist.Classifier == ""
+	s.timed = s.measurer != nil || s.vigil.times()
+	s.plain = !s.timed && raw.Blacklist.Classifier == ""
 	return s, nil
 }
 

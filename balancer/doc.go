@@ -7,8 +7,9 @@
 //
 // With no options at all ({"evenkeel":{}}, [Config]{}) it keeps a connection to every instance that the resolver
 // knows, and sends calls to the connected ones in turn. An instance whose last three calls failed in a way that
-// says something about the instance is taken out for 30 s, longer each time; one probing call decides its return;
-// and never are more than half of the instances out that could serve a call ([Blacklist]). An instance that is
+// says something about the instance, or that clearly fails more often than the others ([Outliers]), is taken out for
+// 30 s, longer each time; one probing call decides its return; and never are more than half of the instances out that
+// could serve a call ([Blacklist]). An instance that is
 // draining, or whose health service says NOT_SERVING where the service config asks for health checks, gets no new
 // calls. What is an instance's failure is said in package outcome.
 //
@@ -61,7 +62,8 @@
 // cost n². endpointsharding has one child per endpoint, as this policy has, but builds everything anew at every
 // change of a child too. outlier_detection is linked only together with xDS, counts every error, NOT_FOUND and the
 // caller's own cancel included, and judges by rates, once in ten seconds, where the blacklist acts at the third
-// failure (ADR-0008).
+// failure (ADR-0008). Who wants it can have it ([Outliers].A50); what is on by default compares instances too, and does
+// without its flaws (ADR-0019).
 //
 // # Seeing what it does
 //

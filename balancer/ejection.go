@@ -24,9 +24,15 @@ func (p *policy) eject(e *Endpoint, run int, err error) bool {
 }
 
 // putOut begins an ejection of e; mu is held.
-func (p *policy) putOut(e *Endpoint, reason string) {
+func (p *policy) putOut(e *Endpoint, reason string) { p.putOutFor(e, 0, reason) }
+
+// putOutFor is putOut for so long, 0 for as long as the blacklist says; mu is held.
+func (p *policy) putOutFor(e *Endpoint, exactly time.Duration, reason string) {
 	now := p.clock.Now()
 	length := e.sentence.eject(now, &p.settings.judge, p.rand())
+	if exactly != 0 {
+		length, e.sentence.until = exactly, now+int64(exactly)
+	}
 	e.setPhase(ejected)
 	e.giveUp() // or a probing call that hangs would keep the next one away
 	p.sick[e] = struct{}{}

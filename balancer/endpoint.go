@@ -8,6 +8,7 @@ import (
 	gbalancer "google.golang.org/grpc/balancer"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/balancer/outlier"
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/registry"
 )
@@ -33,6 +34,10 @@ type Endpoint struct {
 	claimed  atomic.Uint32 // odd while a probing call is under way; its number
 	asked    atomic.Bool   // a probe of the load is under way
 	failures atomic.Uint64
+	errors   atomic.Uint64 // ends with any error
+	silent   atomic.Uint64 // ends that say nothing: what was never sent, what its caller gave up
+	timed    atomic.Uint64 // calls whose time was taken, for Outliers.Slow
+	latency  atomic.Uint64 // of these together, in ns
 	slotsMu  sync.Mutex    // orders writers of slots
 	share    atomic.Uint32 // of fullShare; 0 for all of it
 
@@ -45,6 +50,8 @@ type Endpoint struct {
 	reserved  [shareKinds]float32 // what is missing to a full share, by who says so
 	newcomer  bool                // it joined others, and was never connected
 	warmSince int64               // when its slow start began
+	host      *outlier.Host       // what the detector of outliers knows; nil while nobody watches
+	spared    int64               // until when a dry run pretends that it is out
 }
 
 // connection is one READY spell of an endpoint.

@@ -23,6 +23,8 @@ const (
 	Returned
 	// Published: a new picker is in force, over Event.Instances endpoints.
 	Published
+	// WouldEject: an endpoint would have been ejected for Event.For, but for Outliers.DryRun.
+	WouldEject
 )
 
 // String returns the kind's name in lower case.
@@ -34,6 +36,8 @@ func (k EventKind) String() string {
 		return "returned"
 	case Published:
 		return "published"
+	case WouldEject:
+		return "would eject"
 	}
 	return "unknown"
 }
@@ -127,6 +131,9 @@ func (e Event) log() {
 	case Ejected:
 		slog.Warn("evenkeel: instance blacklisted", "service", e.Service, "instance", e.ID, "addr", e.Addr,
 			"for", e.For.Round(time.Millisecond), "ejections", e.Ejections, "reason", e.Reason)
+	case WouldEject:
+		slog.Warn("evenkeel: instance would be blacklisted (dry run)", "service", e.Service, "instance", e.ID,
+			"addr", e.Addr, "for", e.For.Round(time.Millisecond), "reason", e.Reason)
 	case Returned:
 		slog.Info("evenkeel: instance back from the blacklist", "service", e.Service, "instance", e.ID, "addr", e.Addr,
 			"reason", e.Reason)
@@ -151,6 +158,7 @@ type Counters struct {
 	Publications uint64 // pickers made
 	Ejections    uint64
 	Returns      uint64
+	WouldEject   uint64 // ejections that Outliers.DryRun has spared
 }
 
 // EndpointState is what is known about one endpoint.
@@ -161,7 +169,7 @@ type EndpointState struct {
 	InFlight  int64         // calls and streams under way
 	Calls     uint64        // begun, discarded picks included
 	Failures  uint64        // ended with an outcome.Failure
-	Share     float64       // of its calls that it gets, 1 for all; less in its slow start
+	Share     float64       // of its calls that it gets, 1 for all; less in its slow start, or if it is slow
 	Load      float64       // the strategy's own figure, 0 if it has none; peak_ewma: expected latency in ns
 	Ejected   bool          // blacklisted
 	Kept      bool          // blacklisted or on probation, and yet in service: too few of the config's filter are left

@@ -134,7 +134,7 @@ func (k *picker) slow(info gbalancer.PickInfo, set *candidates, rec *callctx.Rec
 	if from := k.settings.keyFrom; from != "" && !ask.HasHashKey {
 		ask.HashKey, ask.HasHashKey = fromMetadata(info.Ctx, from)
 	}
-	if k.settings.measurer != nil {
+	if k.settings.timed {
 		ask.Now = k.p.clock.Now()
 	}
 	if len(set.probes) > 0 {
@@ -295,7 +295,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 type ending struct {
 	e         *Endpoint
 	method    string
-	began     int64 // 0 if the strategy does not measure
+	began     int64 // 0 if nobody wants to know how long it takes
 	remaining time.Duration
 	claim     uint32 // of a probing call
 	kept      bool   // sent to a blacklisted endpoint
@@ -332,8 +332,8 @@ func (r *record) end(info gbalancer.DoneInfo) {
 	p, e := r.p, r.e
 	if r.claim == 0 && !r.kept && e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 		e.ended.Add(1)
-		if m := p.active.Load().measurer; m != nil && r.began != 0 {
-			p.measure(m, &r.ending, outcome.OK, nil, info.ServerLoad)
+		if s := p.active.Load(); s.timed && r.began != 0 {
+			p.measure(s, &r.ending, outcome.OK, nil, info.ServerLoad)
 		}
 		r.p, r.ending = nil, ending{}
 		records.Put(r)
@@ -355,24 +355,33 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	o.e.ended.Add(1)
 	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
 		// The pick was discarded, nothing was sent: not an infinitely fast success.
+		o.e.silent.Add(1)
 		p.undecided(o)
 		return
 	}
 	s := p.active.Load()
 	class := outcome.OK
 	if info.Err != nil {
+		o.e.errors.Add(1)
 		class = s.judge.classify(o.method, info.Err, o.remaining)
 	}
 	if class == outcome.Failure {
 		if !info.BytesSent && o.e.subConn() == nil {
 			// The connection went away before the call was on it, which its state says already.
+			o.e.silent.Add(1)
 			p.undecided(o)
 			return
 		}
 		o.e.failures.Add(1)
+		if s.vigil != nil && !p.watching.Load() {
+			p.alarm(o.e)
+		}
 	}
-	if s.measurer != nil && o.began != 0 {
-		p.measure(s.measurer, &o, class, info.Err, info.ServerLoad)
+	if class == outcome.Ignore && gaveUp(info.Err) {
+		o.e.silent.Add(1)
+	}
+	if s.timed && o.began != 0 {
+		p.measure(s, &o, class, info.Err, info.ServerLoad)
 	}
 	if !s.judge.disabled {
 		p.weigh(s, o, class, info)
@@ -388,8 +397,8 @@ func (p *policy) undecided(o ending) {
 	}
 }
 
-// measure hands the end of a call to the strategy. said is what the server sent along about its load, if it did.
-func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error, said any) {
+// measure hands the end of a call to those who want to know how long it took. said is what the server sent along about its load, if it did.
+func (p *policy) measure(s *settings, o *ending, class outcome.Class, err error, said any) {
 	sample := load.Sample{
 		Now:       p.clock.Now(),
 		Failed:    class == outcome.Failure || class == outcome.Soft,
@@ -399,10 +408,16 @@ func (p *policy) measure(m Measurer, o *ending, class outcome.Class, err error, 
 	if o.kind == callctx.UnknownKind && isStream(o.method) || o.kind == callctx.Stream {
 		sample.Latency = -1 // a stream lasts as long as it lasts
 	}
+	if s.vigil.times() && sample.Latency >= 0 && !sample.Failed && !sample.Cancelled {
+		o.e.clocked(sample.Latency)
+	}
+	if s.measurer == nil {
+		return
+	}
 	if said != nil {
 		sample.Report, sample.Reported = reportOf(said)
 	}
-	m.Record(o.e, sample)
+	s.measurer.Record(o.e, sample)
 }
 
 // gaveUp reports whether err says that the caller stopped waiting.

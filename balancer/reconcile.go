@@ -238,6 +238,7 @@ func (p *policy) adopt(s *settings) {
 	}
 	p.settings = s
 	p.active.Store(s)
+	p.refit()
 	if s.judge.disabled {
 		for _, e := range p.patients() {
 			p.heal(e, "the blacklist was disabled")

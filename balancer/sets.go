@@ -28,7 +28,7 @@ type candidates struct {
 	none *absence
 	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, the ends of calls can be
 	// judged without knowing the calls, and their keys are in their records. measured is the same for a strategy that
-	// measures.
+	// measures, or if calls are timed.
 	plain, measured bool
 	// limited: some members have a reduced share; then rand and top, the largest share, decide about calls.
 	limited bool
@@ -186,7 +186,7 @@ func (r *route) rebuild(p *policy) {
 		set.limit(p.rand)
 	}
 	if !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
-		set.plain, set.measured = p.settings.plain, p.settings.measurer != nil
+		set.plain, set.measured = p.settings.plain, p.settings.timed
 	}
 }
 

@@ -16,6 +16,7 @@ type shareKind uint8
 
 const (
 	warming shareKind = iota // slow start
+	lagging                  // latency (Outliers.Slow)
 	shareKinds
 )
 
