@@ -26,13 +26,14 @@ type Hystrix struct {
 // names the field by its JSON name.
 func (h Hystrix) Policy() (Policy, error) {
 	for _, f := range []struct {
-		name   string
-		n, max int
-	}{{"timeout", h.Timeout, int(maxDuration / time.Millisecond)}, {"max_concurrent_requests", h.MaxConcurrentRequests, maxCount},
+		name string
+		n    int
+		max  int64 // an int of 32 bits is too small for a year of milliseconds
+	}{{"timeout", h.Timeout, maxDuration.Milliseconds()}, {"max_concurrent_requests", h.MaxConcurrentRequests, maxCount},
 		{"request_volume_threshold", h.RequestVolumeThreshold, maxCount},
-		{"sleep_window", h.SleepWindow, int(maxDuration / time.Millisecond)},
+		{"sleep_window", h.SleepWindow, maxDuration.Milliseconds()},
 		{"error_percent_threshold", h.ErrorPercentThreshold, 100}} {
-		if f.n < 0 || f.n > f.max {
+		if f.n < 0 || int64(f.n) > f.max {
 			return Policy{}, fmt.Errorf("breaker: %s = %d, want 0 to %d", f.name, f.n, f.max)
 		}
 	}

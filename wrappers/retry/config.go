@@ -187,7 +187,7 @@ func (p *Policy) resolve() (*rules, error) {
 		list = []codes.Code{codes.Unavailable}
 	}
 	for _, c := range list {
-		if c == codes.OK || c == codes.Canceled || int(c) >= len(codeNames) {
+		if c == codes.OK || c == codes.Canceled || c >= codes.Code(len(codeNames)) {
 			return nil, fmt.Errorf("codes has %v, want codes other than OK and CANCELLED, up to %d", c, len(codeNames)-1)
 		}
 		r.codes |= 1 << c

@@ -137,7 +137,7 @@ func TestBackoffIsUniform(t *testing.T) {
 			if d < 0 || d >= bound {
 				t.Fatalf("backoff %d = %v, want below %v", k, d, bound)
 			}
-			seen[int(d)*bins/int(bound)]++
+			seen[int64(d)*bins/int64(bound)]++
 		}
 		chi := 0.0
 		for _, s := range seen {

@@ -132,7 +132,7 @@ var codeNames = [...]string{"OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "D
 
 // codeName is c's name as JSON and error texts have it.
 func codeName(c codes.Code) string {
-	if int(c) < len(codeNames) {
+	if c < codes.Code(len(codeNames)) {
 		return codeNames[c]
 	}
 	return c.String()
@@ -142,7 +142,7 @@ func codeName(c codes.Code) string {
 type code codes.Code
 
 func (c code) MarshalJSON() ([]byte, error) {
-	if int(c) < len(codeNames) {
+	if codes.Code(c) < codes.Code(len(codeNames)) {
 		return json.Marshal(codeNames[c])
 	}
 	return json.Marshal(uint32(c))
