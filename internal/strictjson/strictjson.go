@@ -27,9 +27,9 @@ import (
 	"time"
 )
 
-// Embedded is the name of the struct that a configuration's may embed: encoding/json names it in the paths of its
+// embedded is what the struct has to be called that a configuration's embeds, if any: encoding/json names it in the paths of its
 // errors, though no file does.
-const Embedded = "policyJSON"
+const embedded = "policyJSON"
 
 // Error is a value of the wrong sort.
 type Error struct {
@@ -51,7 +51,7 @@ func Unmarshal(js []byte, v any) error {
 		if !errors.As(err, &wrong) {
 			return err
 		}
-		e := &Error{strings.TrimPrefix(wrong.Field, Embedded+"."), wrong.Value, inJSON(wrong.Type)}
+		e := &Error{strings.TrimPrefix(wrong.Field, embedded+"."), wrong.Value, inJSON(wrong.Type)}
 		if !strings.HasPrefix(e.Got, `"`) {
 			e.Got = "a JSON " + e.Got
 		}
