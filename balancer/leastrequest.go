@@ -76,7 +76,7 @@ func (e *Endpoint) lessBusy(o *Endpoint) bool {
 func pair(r uint64, n int) (int, int) {
 	i := int((r >> 32) * uint64(n) >> 32)
 	j := int((r & (1<<32 - 1)) * uint64(n-1) >> 32)
-	return i, j + 1 + (j-i)>>63 // one more if j >= i, without a branch that is a coin toss
+	return i, j + 1 + int(int64(j-i)>>63) // one more if j >= i, without a branch that is a coin toss
 }
 
 // draw draws distinct random indices. It lives on the stack.

@@ -3,6 +3,7 @@ package resolver
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -508,7 +509,7 @@ func TestBackoffIsJittered(t *testing.T) {
 	if got := ceiling(0); got != backoffMin {
 		t.Errorf("ceiling(0) = %v, want %v", got, backoffMin)
 	}
-	if got := ceiling(1 << 40); got != backoffMax {
+	if got := ceiling(math.MaxInt); got != backoffMax {
 		t.Errorf("ceiling of many = %v, want %v", got, backoffMax)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -193,7 +194,7 @@ func TestAnnouncedMayBlockUntilShutdown(t *testing.T) {
 
 func TestBackoff(t *testing.T) {
 	for attempt, want := range map[int]time.Duration{
-		0: 100 * time.Millisecond, 3: 800 * time.Millisecond, 7: 10 * time.Second, 10: 10 * time.Second, 1 << 40: 10 * time.Second,
+		0: 100 * time.Millisecond, 3: 800 * time.Millisecond, 7: 10 * time.Second, 10: 10 * time.Second, math.MaxInt: 10 * time.Second,
 	} {
 		if got := backoff(attempt); got != want {
 			t.Errorf("backoff(%d) = %v, want %v", attempt, got, want)

@@ -51,7 +51,7 @@ func TestCore(t *testing.T) {
 			admitted++
 		}
 	}
-	if want := 30 * workers * int(time.Second) / int(service); admitted < want*95/100 {
+	if want := int(30 * workers * int64(time.Second) / int64(service)); admitted < want*95/100 {
 		t.Errorf("%d calls were admitted in 30 s, want at least 95 %% of %d", admitted, want)
 	}
 	if slowest > 3*service {

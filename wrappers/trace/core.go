@@ -143,7 +143,7 @@ var codeNames = [...]string{
 
 // codeName is the name that the gRPC specification gives to the code, or its number.
 func codeName(c codes.Code) string {
-	if int(c) < len(codeNames) {
+	if uint64(c) < uint64(len(codeNames)) {
 		return codeNames[c]
 	}
 	return c.String()
