@@ -108,6 +108,8 @@ type policy struct {
 	relay     clock.Timer // for the next look of the choosers
 	watch     watch
 	watching  atomic.Bool // watch looks at the endpoints
+	spiller   clock.Timer // for the next adjustment of what leaves the zone
+	spilledAt int64       // when the last was
 	publisher clock.Timer // for the end of the window
 	idle      []*child    // to be told to connect again
 	tasks     sync.WaitGroup
@@ -311,7 +313,8 @@ func (p *policy) Close() {
 	p.stop(p.warmer)
 	p.stop(p.relay)
 	p.stop(p.watch.timer)
-	p.tick, p.publisher, p.warmer, p.relay, p.warming, p.watch = nil, nil, nil, nil, nil, watch{}
+	p.stop(p.spiller)
+	p.tick, p.publisher, p.warmer, p.relay, p.spiller, p.warming, p.watch = nil, nil, nil, nil, nil, nil, watch{}
 	children := p.children
 	p.children, p.known, p.order, p.spare = nil, nil, nil, nil
 	p.mu.Unlock()

@@ -36,6 +36,8 @@ type Config struct {
 	Subset Subset
 	// SlowStart spares instances that are new or back from the blacklist; zero means that it does not.
 	SlowStart SlowStart
+	// Zone keeps calls in the client's own zone as long as that serves them well; zero means that zones do not count.
+	Zone Zone
 }
 
 // ServiceConfig returns a whole service config that selects the policy, for [grpc.WithDefaultServiceConfig] or
@@ -72,8 +74,9 @@ func LoadBalancingConfig(c Config) (json.RawMessage, error) {
 		Outliers  Outliers                   `json:"outliers,omitzero"`
 		Subset    Subset                     `json:"subset,omitzero"`
 		SlowStart SlowStart                  `json:"slowStart,omitzero"`
+		Zone      Zone                       `json:"zone,omitzero"`
 	}{map[string]json.RawMessage{c.Strategy.Name(): settings}, c.Filter.String(), c.Require.String(), c.Blacklist,
-		c.Outliers, c.Subset, c.SlowStart})
+		c.Outliers, c.Subset, c.SlowStart, c.Zone})
 	if err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -96,6 +99,7 @@ type settings struct {
 	vigil    *vigil // nil if outliers are not looked for
 	subset   Subset
 	ramp     ramp
+	zone     Zone
 	// timed: somebody wants to know how long calls take.
 	timed bool
 	// plain: a call's end can be judged without knowing the call, so calls without a deadline need no record.
@@ -120,6 +124,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		Outliers  Outliers        `json:"outliers"`
 		Subset    Subset          `json:"subset"`
 		SlowStart SlowStart       `json:"slowStart"`
+		Zone      Zone            `json:"zone"`
 	}
 	if err := unmarshalStrict(js, &raw); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
@@ -148,6 +153,10 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
 	s.subset = raw.Subset
+	if err := raw.Zone.validate(); err != nil {
+		return nil, fmt.Errorf("evenkeel: %w", err)
+	}
+	s.zone = raw.Zone
 	if s.ramp, err = raw.SlowStart.resolve(); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
@@ -155,7 +164,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 	if k, ok := s.strategy.(keyed); ok {
 		s.keyFrom = k.metadataKey()
 	}
-	s.timed = s.measurer != nil || s.vigil.times()
+	s.timed = s.measurer != nil || s.vigil.times() || s.zone.Local != ""
 	s.plain = !s.timed && raw.Blacklist.Classifier == ""
 	return s, nil
 }

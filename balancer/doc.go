@@ -21,9 +21,10 @@
 //     Config.Filter; and in any case Config.Require. It leads to a candidate set that was computed when the
 //     snapshot was made, or at the first call that carries the filter.
 //  2. If an instance of the set is back from an ejection and nobody is probing it, this call does.
-//  3. Else the [Strategy] names a member of the set. Members are connected, not draining, and healthy, unless too
-//     few are healthy. One that has lost its connection since, or that the call was sent to before (a retry), is
-//     passed over; so is one that warms up ([SlowStart]), for a part of the calls.
+//  3. Else the [Strategy] names a member of the set, or of its part in the client's zone ([Zone]). Members are
+//     connected, not draining, and healthy, unless too few are healthy. One that has lost its connection since, or
+//     that the call was sent to before (a retry), is passed over; so is one that warms up ([SlowStart]), for a part
+//     of the calls.
 //  4. The endpoint counts the call in. When the call ends, grpc-go reports how: the endpoint counts it out, the
 //     strategy learns the latency if it wants to, and the blacklist may act, which takes effect at once, also in
 //     snapshots that are still in use.

@@ -43,6 +43,7 @@ type Endpoint struct {
 
 	id     callctx.Endpoint
 	child  *child
+	gauge  gauge
 	number uint64 // by which endpoints have an order that one seed gives again
 
 	// Guarded by policy.mu.

@@ -148,7 +148,8 @@ type ChannelState struct {
 	Strategy  string // its name in JSON
 	Filter    string // canonical; empty means every instance
 	Require   string
-	Filters   int // how many filters candidate sets are kept for
+	Leaving   float64 // the part of the calls without a filter of their own that leaves the zone, if one is preferred
+	Filters   int     // how many filters candidate sets are kept for
 	Endpoints []EndpointState
 	Counters  Counters
 }
@@ -201,6 +202,9 @@ func (p *policy) describe() ChannelState {
 		Target: p.opts.Target.String(), Service: p.service, State: p.aggregate(),
 		Strategy: p.settings.strategy.Name(), Filter: p.settings.filter.String(), Require: p.settings.require.String(),
 		Filters: len(p.routes), Counters: p.counts,
+	}
+	if p.byConfig.set != nil && p.byConfig.set.zones != nil {
+		s.Leaving = p.byConfig.spill.fraction
 	}
 	now := p.clock.Now()
 	figure, _ := p.settings.strategy.(loader)

@@ -187,6 +187,23 @@ const maxAsks = 8
 // choose asks the strategy until it names a member that can be used now and whose share allows it; kept says that the
 // member is blacklisted but stays in. If nobody's share allows the call, it goes to the one that was named last.
 func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
+	if s.zones != nil {
+		first, second := s.zones.parts(s.rand())
+		if e, kept := first.named(ask, call); e != nil {
+			return e, kept
+		}
+		if e, kept := second.named(ask, call); e != nil {
+			return e, kept
+		}
+	} else if e, kept := s.named(ask, call); e != nil {
+		return e, kept
+	}
+	ask.Attempt = maxAsks
+	return s.search(ask, call)
+}
+
+// named is choose, but for a set whose strategy names nobody usable.
+func (s *candidates) named(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
 	n := len(s.members)
 	var spared *Endpoint
 	for ask.Attempt < maxAsks {
@@ -206,7 +223,7 @@ func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept boo
 		_, kept := s.kept[spared]
 		return spared, kept && spared.phase() != healthy
 	}
-	return s.search(ask, call)
+	return nil, false
 }
 
 // member is the one that an answer of the strategy's means.
@@ -288,6 +305,9 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 	if call != nil {
 		r.kind = call.Kind
 	}
+	if k.settings.zone.Local != "" {
+		r.gauge()
+	}
 	return gbalancer.PickResult{SubConn: sc, Done: r.done}, nil
 }
 
@@ -300,6 +320,7 @@ type ending struct {
 	claim     uint32 // of a probing call
 	kept      bool   // sent to a blacklisted endpoint
 	kind      callctx.Kind
+	gauged    bool             // it was counted in at the endpoint's gauge
 	watcher   callctx.Observer // nil if nobody watches the call
 }
 
@@ -332,7 +353,7 @@ func (r *record) end(info gbalancer.DoneInfo) {
 	p, e := r.p, r.e
 	if r.claim == 0 && !r.kept && e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 		e.ended.Add(1)
-		if s := p.active.Load(); s.timed && r.began != 0 {
+		if s := p.active.Load(); (s.timed || r.gauged) && r.began != 0 {
 			p.measure(s, &r.ending, outcome.OK, nil, info.ServerLoad)
 		}
 		r.p, r.ending = nil, ending{}
@@ -356,6 +377,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
 		// The pick was discarded, nothing was sent: not an infinitely fast success.
 		o.e.silent.Add(1)
+		o.ungauged()
 		p.undecided(o)
 		return
 	}
@@ -369,6 +391,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		if !info.BytesSent && o.e.subConn() == nil {
 			// The connection went away before the call was on it, which its state says already.
 			o.e.silent.Add(1)
+			o.ungauged()
 			p.undecided(o)
 			return
 		}
@@ -380,7 +403,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	if class == outcome.Ignore && gaveUp(info.Err) {
 		o.e.silent.Add(1)
 	}
-	if s.timed && o.began != 0 {
+	if (s.timed || o.gauged) && o.began != 0 {
 		p.measure(s, &o, class, info.Err, info.ServerLoad)
 	}
 	if !s.judge.disabled {
@@ -397,7 +420,8 @@ func (p *policy) undecided(o ending) {
 	}
 }
 
-// measure hands the end of a call to those who want to know how long it took. said is what the server sent along about its load, if it did.
+// measure hands the end of a call to those who want to know how long it took. said is what the server sent along about
+// its load, if it did.
 func (p *policy) measure(s *settings, o *ending, class outcome.Class, err error, said any) {
 	sample := load.Sample{
 		Now:       p.clock.Now(),
@@ -410,6 +434,9 @@ func (p *policy) measure(s *settings, o *ending, class outcome.Class, err error,
 	}
 	if s.vigil.times() && sample.Latency >= 0 && !sample.Failed && !sample.Cancelled {
 		o.e.clocked(sample.Latency)
+	}
+	if o.gauged {
+		o.e.gauge.end(o.took(sample.Latency, class, err))
 	}
 	if s.measurer == nil {
 		return

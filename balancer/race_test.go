@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/serviceconfig"
 
+	"github.com/evenkeel/evenkeel/balancer/load"
 	"github.com/evenkeel/evenkeel/filters"
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
@@ -50,6 +51,8 @@ func TestStorm(t *testing.T) {
 		{Strategy: PeakEWMA{}, Blacklist: Blacklist{BaseEjection: 500 * time.Microsecond}},
 		{Strategy: LeastRequest{}, Filter: filters.Label("half", "0")},
 		{Strategy: Weighted{}, Blacklist: Blacklist{Disabled: true}},
+		{Strategy: Weighted{Load: "orca", Blackout: 1, Update: leastUpdate}, Zone: Zone{Local: "z0"},
+			SlowStart: SlowStart{Window: 2 * time.Millisecond}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
 		{Strategy: Hash{MaxLoad: 1}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
 		{Strategy: Random{}, Require: filters.LabelIn("third", "0", "1"), Blacklist: Blacklist{BaseEjection: time.Microsecond, MaxEjectedPercent: 100}},
 	} {
@@ -125,6 +128,7 @@ func (s *storm) update(rnd *rand.Rand) {
 		if rnd.IntN(8) == 0 {
 			in.ID += fmt.Sprint("-", rnd.IntN(3))
 		}
+		in.Zone = fmt.Sprint("z", rnd.IntN(3))
 		in.Weight, in.Draining = rnd.Uint32N(4), rnd.IntN(10) == 0
 		in.Labels = map[string]string{"half": fmt.Sprint(i % 2), "third": fmt.Sprint(rnd.IntN(3))}
 		s.gone[i].Store(0)
@@ -206,5 +210,7 @@ func randomEnd(rnd *rand.Rand) gbalancer.DoneInfo {
 	case 4:
 		return ended(fails([]codes.Code{codes.NotFound, codes.Unknown, codes.Canceled, codes.ResourceExhausted}[rnd.IntN(4)]))
 	}
-	return ended(nil)
+	end := ended(nil)
+	end.ServerLoad = &load.Report{QPS: 1 + rnd.Float64(), Utilization: rnd.Float64()}
+	return end
 }

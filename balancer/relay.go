@@ -27,11 +27,10 @@ func (p *policy) relayNow() {
 	var choosers []relayed
 	if !p.closed {
 		for _, r := range p.allRoutes() {
-			if r.set == nil {
-				continue
-			}
-			if c, ok := r.set.chooser.(relayed); ok {
-				choosers = append(choosers, c)
+			for _, set := range r.set.andParts() {
+				if c, ok := set.chooser.(relayed); ok {
+					choosers = append(choosers, c)
+				}
 			}
 		}
 	}

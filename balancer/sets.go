@@ -26,10 +26,12 @@ type candidates struct {
 	probes []*Endpoint
 	// none says why there are no members, if so.
 	none *absence
-	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, the ends of calls can be
-	// judged without knowing the calls, and their keys are in their records. measured is the same for a strategy that
-	// measures, or if calls are timed.
+	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, no zone is preferred, the ends
+	// of calls can be judged without knowing the calls, and their keys are in their records. measured is the same for a
+	// strategy that measures, or if calls are timed.
 	plain, measured bool
+	// zones divides the set where the client's zone is preferred; nil if there is nothing to prefer.
+	zones *zones
 	// limited: some members have a reduced share; then rand and top, the largest share, decide about calls.
 	limited bool
 	rand    func() uint64
@@ -47,6 +49,10 @@ type route struct {
 	set    *candidates
 	stale  bool
 	err    error // the filter is broken
+	// Where a zone is preferred: which, which part of the calls leaves it, and what was measured since that was decided.
+	local   string
+	spill   spill
+	pending [2]reading
 }
 
 // tier is one alternative of a route: a filter without prefer has a single one.
@@ -152,8 +158,10 @@ func (r *route) rebuild(p *policy) {
 		return
 	}
 	var c census
+	var matched []*Endpoint
 	for i, t := range r.tiers {
-		c = take(t.matched)
+		matched = t.matched
+		c = take(matched)
 		if len(c.healthy) > 0 || i == len(r.tiers)-1 {
 			break
 		}
@@ -176,17 +184,23 @@ func (r *route) rebuild(p *policy) {
 		set.none = &absence{filter: last.filter.String(), matched: len(last.matched), pending: c.pending, connErr: c.connErr}
 		return
 	}
-	env := Env{Members: set.members, Rand: p.rand, Probe: p.prober.probe, now: p.clock.Now}
-	set.strategy = p.settings.strategy.Name()
-	if previous != nil && previous.strategy == set.strategy {
+	set.build(p, previous)
+	r.divide(p, previous, matched)
+	if set.zones == nil && !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
+		set.plain, set.measured = p.settings.plain, p.settings.timed
+	}
+}
+
+// build makes the chooser of a set whose members are complete. previous is the same set before, nil at first.
+func (s *candidates) build(p *policy, previous *candidates) {
+	env := Env{Members: s.members, Rand: p.rand, Probe: p.prober.probe, now: p.clock.Now}
+	s.strategy = p.settings.strategy.Name()
+	if previous != nil && previous.strategy == s.strategy {
 		env.Previous = previous.chooser
 	}
-	set.chooser = p.settings.strategy.Build(env)
+	s.chooser = p.settings.strategy.Build(env)
 	if p.reduced > 0 {
-		set.limit(p.rand)
-	}
-	if !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
-		set.plain, set.measured = p.settings.plain, p.settings.timed
+		s.limit(p.rand)
 	}
 }
 

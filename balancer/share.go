@@ -90,6 +90,10 @@ func (s *candidates) limit(rand func() uint64) {
 
 // retop finds the largest share in the set, which counts as a whole one: where everybody is new nobody is spared.
 func (s *candidates) retop() {
+	if s.zones != nil {
+		s.zones.near.retop()
+		s.zones.far.retop()
+	}
 	top := uint32(0)
 	for _, e := range s.members {
 		if top = max(top, e.part()); top == fullShare {

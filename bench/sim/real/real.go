@@ -54,6 +54,9 @@ func All() []lb.Maker {
 		for _, v := range variants[name] {
 			all = append(all, FromJSON("evenkeel/"+name+"+"+v.name, v.config))
 		}
+		if name == "least_request" {
+			all = append(all, InZone("evenkeel/"+name+"+zone", balancer.Config{Strategy: balancer.LeastRequest{}}))
+		}
 	}
 	return all
 }
@@ -80,6 +83,17 @@ func FromJSON(name, js string) lb.Maker {
 			return nil, err
 		}
 		return b, nil
+	}}
+}
+
+// InZone is New for clients that each prefer their own zone, by the other settings of c.Zone.
+func InZone(name string, c balancer.Config) lb.Maker {
+	return lb.Maker{Name: name, New: func(env lb.Env) (lb.Balancer, error) {
+		own := c
+		if own.Zone.Local = env.Zone; env.Zone == "" {
+			own.Zone = balancer.Zone{}
+		}
+		return New(name, own).New(env)
 	}}
 }
 

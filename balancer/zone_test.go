@@ -1,0 +1,393 @@
+package balancer
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	gbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+
+	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/registry"
+)
+
+// town is a fleet of instances in zones, each of which serves one call after the other.
+type town struct {
+	*rig
+	rnd     *rand.Rand
+	servers map[string]*house
+}
+
+type house struct {
+	zone  string
+	takes time.Duration // on average, exponentially distributed
+	far   time.Duration // how long the way there and back takes
+	free  int64         // when it has done what it has
+	stuck bool
+}
+
+// zoned are near instances in the zone a, far ones in b, and one without a zone. Each serves 100 calls a second.
+func zoned(near, far int) []registry.Instance {
+	ins := fleet(near + far + 1)
+	for i := range ins {
+		ins[i].Zone = "a"
+		if i >= near {
+			ins[i].Zone = "b"
+		}
+	}
+	ins[near+far].Zone = ""
+	return ins
+}
+
+func newTown(t *testing.T, c Config, ins []registry.Instance) *town {
+	w := &town{rig: newRig(t, c, ins), rnd: rand.New(rand.NewPCG(5, 5)), servers: make(map[string]*house)}
+	for _, in := range ins {
+		h := &house{zone: in.Zone, takes: 10 * time.Millisecond}
+		if in.Zone != "a" {
+			h.far = time.Millisecond
+		}
+		w.servers[in.ID] = h
+	}
+	t.Cleanup(func() { w.advance(10 * time.Second) }) // calls that are under way end
+	return w
+}
+
+// in changes all servers of a zone.
+func (w *town) in(zone string, f func(*house)) {
+	for _, h := range w.servers {
+		if h.zone == zone {
+			f(h)
+		}
+	}
+}
+
+// live makes so many calls a second, in steady intervals, and says which part of them left the zone a and how long
+// those took on average that ended.
+func (w *town) live(d time.Duration, rate int) (left float64, mean time.Duration) {
+	w.t.Helper()
+	calls, away, ended := 0, 0, 0
+	var sum time.Duration
+	for range int(d.Seconds() * float64(rate)) {
+		id, done, err := w.begin(ask{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		h, now := w.servers[id], w.clock.Now()
+		calls++
+		if h.zone != "a" {
+			away++
+		}
+		h.free = max(h.free, now) + int64(w.rnd.ExpFloat64()*float64(h.takes))
+		latency, result := time.Duration(h.free-now)+h.far, error(nil)
+		if limit := 5 * time.Second; h.stuck || latency > limit { // the caller's patience
+			latency, result = limit, fails(codes.Canceled)
+		}
+		w.clock.AfterFunc(latency, func() {
+			sum += latency
+			ended++
+			done(gbalancer.DoneInfo{Err: result, BytesSent: true, BytesReceived: result == nil})
+		})
+		w.advance(time.Second / time.Duration(rate))
+	}
+	return float64(away) / float64(calls), sum / time.Duration(max(ended, 1))
+}
+
+func (w *town) wantLeft(what string, got, least, most float64) {
+	w.t.Helper()
+	if got < least || got > most {
+		w.t.Errorf("%s: %.1f %% of the calls leave the zone, want %.1f to %.1f %%", what, 100*got, 100*least, 100*most)
+	}
+}
+
+func near(s Strategy) Config { return Config{Strategy: s, Zone: Zone{Local: "a"}} }
+
+// TestZoneSurge: calls stay in the zone as long as it can serve them, with every strategy; what is too much goes
+// elsewhere; and comes back.
+func TestZoneSurge(t *testing.T) {
+	for _, s := range strategiesUnderTest {
+		t.Run(s.Name(), func(t *testing.T) {
+			w := newTown(t, near(s), zoned(4, 9))
+			w.live(5*time.Second, 100)
+			left, _ := w.live(10*time.Second, 100)
+			w.wantLeft("at a quarter of what the zone can do", left, 0.004, 0.03)
+
+			w.live(4*time.Second, 600)
+			left, mean := w.live(4*time.Second, 600)
+			w.wantLeft("at half as much again as it can do", left, 0.33, 0.7)
+			if mean > 100*time.Millisecond {
+				t.Errorf("calls take %v in the surge, want what a queue of a few takes", mean)
+			}
+
+			w.live(10*time.Second, 100)
+			left, _ = w.live(10*time.Second, 100)
+			w.wantLeft("after the surge", left, 0.004, 0.03)
+		})
+	}
+}
+
+// TestZoneTrouble: what happens in the zone or elsewhere, and how much leaves a while later.
+func TestZoneTrouble(t *testing.T) {
+	slow := func(times int) func(*house) {
+		return func(h *house) { h.takes = time.Duration(times) * 10 * time.Millisecond }
+	}
+	for _, tt := range []struct {
+		name        string
+		do          func(w *town)
+		after       time.Duration
+		least, most float64
+	}{
+		{"the zone is slow", func(w *town) { w.in("a", slow(10)) }, 3 * time.Second, 0.6, 0.96},
+		{"the others are slow", func(w *town) { w.in("b", slow(10)) }, 3 * time.Second, 0.004, 0.03},
+		{"all are slow", func(w *town) { w.in("a", slow(2)); w.in("b", slow(2)) }, 3 * time.Second, 0.004, 0.1},
+		{"the zone hangs", func(w *town) { w.in("a", func(h *house) { h.stuck = true }) }, 2 * time.Second, 0.8, 0.96},
+		{"the others hang", func(w *town) { w.in("b", func(h *house) { h.stuck = true }) }, 3 * time.Second, 0.004, 0.03},
+		{"the others are far away", func(w *town) { w.in("b", func(h *house) { h.far = 100 * time.Millisecond }) },
+			3 * time.Second, 0.004, 0.03},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newTown(t, near(LeastRequest{}), zoned(4, 9))
+			w.live(10*time.Second, 160)
+			tt.do(w)
+			w.live(tt.after, 160)
+			left, _ := w.live(10*time.Second, 160)
+			w.wantLeft(tt.name, left, tt.least, tt.most)
+			w.in("a", func(h *house) { *h = house{zone: "a", takes: 10 * time.Millisecond} })
+			w.in("b", func(h *house) { *h = house{zone: "b", takes: 10 * time.Millisecond, far: time.Millisecond} })
+			w.live(35*time.Second, 160)
+			left, _ = w.live(10*time.Second, 160)
+			w.wantLeft("well again", left, 0.004, 0.03)
+		})
+	}
+}
+
+// TestZoneQuiet: a client with few calls, whose latencies are mostly chance, stays in the zone nevertheless.
+func TestZoneQuiet(t *testing.T) {
+	w := newTown(t, near(nil), zoned(2, 3))
+	w.live(time.Minute, 10)
+	left, _ := w.live(5*time.Minute, 10)
+	w.wantLeft("with ten calls a second", left, 0.004, 0.06)
+}
+
+// TestZoneWithoutInstances: as many leave as instances are missing, beyond the reserve; all if none is left, and who
+// comes back is not flooded.
+func TestZoneWithoutInstances(t *testing.T) {
+	ins := zoned(10, 10)
+	w := newTown(t, near(nil), ins)
+	w.live(10*time.Second, 100)
+	for i := range 10 {
+		addr := ins[i].Addr
+		w.cc.Refuse = func(a string) error {
+			for _, in := range ins[:i+1] {
+				if in.Addr == a {
+					return errRefused
+				}
+			}
+			return nil
+		}
+		w.drop(addr)
+		left, _ := w.live(time.Second, 300)
+		if want := max(0.01, 1-1.4*float64(9-i)/10); left < want-0.06 || left > want+0.09 {
+			t.Errorf("with %d of 10 missing, %.0f %% leave, want %.0f %%", i+1, 100*left, 100*want)
+		}
+	}
+	if got := w.calls(50, ask{}); len(got) != 11 {
+		t.Errorf("calls go to %v, want to the eleven elsewhere", got)
+	}
+	w.cc.Refuse = nil
+	w.reconnect(ins[0].Addr)
+	left, _ := w.live(300*time.Millisecond, 300)
+	w.wantLeft("when the first is back", left, 0.8, 1)
+	for _, in := range ins[1:10] {
+		w.reconnect(in.Addr)
+	}
+	w.live(10*time.Second, 100)
+	left, _ = w.live(10*time.Second, 100)
+	w.wantLeft("when all are back", left, 0.004, 0.03)
+}
+
+// TestZoneComposes with filters, retries, the blacklist, keys and a change of the configuration.
+func TestZoneComposes(t *testing.T) {
+	ins := zoned(3, 3)
+	for i := range ins {
+		ins[i].Labels = map[string]string{"n": fmt.Sprint(i)}
+	}
+	w := newTown(t, near(nil), ins)
+	w.live(10*time.Second, 100)
+	count := func(a ask) (a0, away int) {
+		for id, n := range w.calls(400, a) {
+			if w.servers[id].zone == "a" {
+				a0 += n
+			} else {
+				away += n
+			}
+		}
+		return a0, away
+	}
+	for _, tt := range []struct {
+		filter string
+		only   string // the zone that all calls go to; "a" for nearly all
+	}{{"n in (0,4)", "a"}, {"n in (4,5)", "b"}, {"zone=b", "b"}, {"prefer(zone=b; zone=a)", "b"}, {"prefer(zone=a)", "a"}} {
+		here, away := count(ask{ctx: bind(t, tt.filter)})
+		if tt.only == "b" && here > 0 || tt.only == "a" && here < 320 { // a tenth, while nothing is known about the set
+			t.Errorf("%s: %d calls stay and %d leave, want them in %s", tt.filter, here, away, tt.only)
+		}
+	}
+
+	var tried callctx.Tried
+	for range 3 {
+		call := &callctx.Call{Tried: &tried}
+		for call.Picked() == nil || w.servers[call.Picked().ID].zone != "a" {
+			w.call(ask{ctx: with(t.Context(), call)})
+		}
+		tried.Add(call.Picked())
+	}
+	for range 50 {
+		if id := w.call(ask{ctx: with(t.Context(), &callctx.Call{Tried: &tried})}); w.servers[id].zone == "a" {
+			t.Fatalf("all in the zone were tried, and the call goes to %s", id)
+		}
+	}
+
+	for _, id := range []string{"i0", "i1", "i2"} {
+		w.answers[id] = fails(codes.Unavailable)
+	}
+	w.calls(200, ask{})
+	if here, _ := count(ask{}); here > 10 {
+		t.Errorf("the zone is out, and %d of 400 calls go there, want probing calls at most", here)
+	}
+	clear(w.answers)
+
+	w.update(Config{Zone: Zone{Local: "b"}, Blacklist: Blacklist{Disabled: true}}, ins)
+	if here, away := count(ask{}); here > 80 {
+		t.Errorf("now in zone b, %d of 400 calls leave it and %d stay", here, away)
+	}
+	w.update(Config{Blacklist: Blacklist{Disabled: true}}, ins)
+	if !w.p.byConfig.set.plain {
+		t.Error("no zone is preferred, and picks still take the slow way")
+	}
+	w.checkEven(7)
+	w.update(Config{Zone: Zone{Local: "elsewhere"}}, ins)
+	w.checkEven(7)
+}
+
+// checkEven wants calls in turn to n instances.
+func (w *town) checkEven(n int) {
+	w.t.Helper()
+	got := w.calls(10*n, ask{})
+	for id, calls := range got {
+		if len(got) != n || calls != 10 {
+			w.t.Errorf("calls go to %v, want 10 to each of %d, and not %d to %s", got, n, calls, id)
+		}
+	}
+}
+
+// TestZoneKeys: in the zone a key has one instance.
+func TestZoneKeys(t *testing.T) {
+	w := newTown(t, near(Hash{Unbounded: true}), zoned(4, 4))
+	w.live(20*time.Second, 100)
+	for k := range 20 {
+		most := 0
+		for id, n := range w.calls(100, ask{ctx: WithHashKey(t.Context(), fmt.Sprint("key", k))}) {
+			if w.servers[id].zone == "a" {
+				most = max(most, n)
+			}
+		}
+		if most < 90 {
+			t.Errorf("key%d: its instance in the zone got %d of 100 calls, want nearly all", k, most)
+		}
+	}
+}
+
+// TestZoneUpdates: measurements survive a set that is made anew more often than anybody looks at them.
+func TestZoneUpdates(t *testing.T) {
+	ins := zoned(4, 9)
+	w := newTown(t, near(nil), ins)
+	w.in("a", func(h *house) { h.takes = 100 * time.Millisecond })
+	for i := range 200 {
+		ins[12].Labels = map[string]string{"n": fmt.Sprint(i)}
+		w.update(near(nil), ins)
+		w.live(50*time.Millisecond, 160)
+	}
+	left, _ := w.live(5*time.Second, 160)
+	w.wantLeft("with an update every 50 ms", left, 0.6, 0.96)
+	if got := w.p.describe().Leaving; got < 0.6 {
+		t.Errorf("Channels says that %v leave", got)
+	}
+}
+
+// TestZoneReports: weights from load reports come into force within the zone.
+func TestZoneReports(t *testing.T) {
+	c := near(Weighted{Load: "orca", Blackout: 1})
+	r := newRig(t, c, zoned(2, 2))
+	backends := map[string]*backend{"i0": {capacity: 100}, "i1": {capacity: 300}}
+	for range 4 {
+		r.second(40, backends)
+	}
+	if got := r.second(400, backends); got["i1"] < 2*got["i0"] {
+		t.Errorf("calls go to %v, want 1 to 3 to i0 and i1", got)
+	}
+}
+
+func TestZoneAllocatesNothing(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector a sync.Pool drops what it is given, at random")
+	}
+	for _, s := range strategiesUnderTest {
+		r := newRig(t, near(s), zoned(3, 3))
+		p, info, end := r.cc.Picker(), gbalancer.PickInfo{Ctx: t.Context(), FullMethodName: "/a/b"}, ended(nil)
+		n := testing.AllocsPerRun(1000, func() {
+			res, err := p.Pick(info)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Done(end)
+		})
+		if n > 0 {
+			t.Errorf("%s: %v allocations a call, want none", s.Name(), n)
+		}
+	}
+}
+
+// TestZoneStreams are divided and not measured, and every call that was counted in is counted out.
+func TestZoneStreams(t *testing.T) {
+	r := newRig(t, near(nil), zoned(2, 2))
+	stream := ask{ctx: with(t.Context(), &callctx.Call{Kind: callctx.Stream})}
+	for _, end := range []gbalancer.DoneInfo{ended(nil), {}, ended(fails(codes.Unavailable)), ended(fails(codes.NotFound)),
+		{Err: fails(codes.Canceled)}} {
+		for _, a := range []ask{stream, {}} {
+			_, done, err := r.begin(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.advance(time.Second)
+			done(end)
+		}
+	}
+	var begun, over, calls uint64
+	for e := range r.ever {
+		begun, over, calls = begun+e.gauge.begun.Load(), over+e.gauge.over.Load(), calls+e.gauge.calls.Load()
+	}
+	if begun != 5 || over != 5 || calls != 2 {
+		t.Errorf("%d unary calls begun and %d over, %d of them measured; want 5, 5 and the success and the cancelled one",
+			begun, over, calls)
+	}
+}
+
+func TestZoneConfig(t *testing.T) {
+	for js, want := range map[string]string{
+		`{"zone":{"local":"a","tolerance":-1}}`:     "evenkeel: zone.tolerance = -1, want 0 to 10",
+		`{"zone":{"local":"a","remotePercent":51}}`: "evenkeel: zone.remotePercent = 51, want 0 to 50",
+		`{"zone":{"tolerance":1}}`:                  `evenkeel: zone.local = "" with other fields set, want the client's zone`,
+		`{"zone":{"name":"a"}}`:                     `evenkeel: unknown field "name", want one of `,
+	} {
+		if _, err := parseConfig(json.RawMessage(js)); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
+			t.Errorf("%s:\n\t%v, want\n\t%s", js, err, want)
+		}
+	}
+	want := Zone{Local: "a", Tolerance: 0.5, RemotePercent: 2.5}
+	if s := mustParse(t, Config{Zone: want}); s.zone != want || s.plain {
+		t.Errorf("the zone is %+v, want %+v, and measured", s.zone, want)
+	}
+}
