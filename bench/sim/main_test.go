@@ -85,11 +85,14 @@ func TestScoreboard(t *testing.T) {
 		if err := b.rows(io.Discard, p.scenario, nil); err != nil {
 			t.Errorf("%s: %v", b.scenario, err)
 		}
+		if b.scenario == "S1" && (p.scenario.Steps[0].Name != "0.75" || p.scenario.Steps[2].Name != "1.74") {
+			t.Errorf("the steps of the ramp are %v", p.scenario.Steps)
+		}
 		if len(b.own()) == 0 {
 			t.Errorf("%s: nothing of ours", b.scenario)
 		}
 	}
-	b := board{"S6", []score{{"9", "what", "nothing", "well", "p99", []string{"random"}}}, []string{"evenkeel/random"}}
+	b := board{"S6", []score{{"9", "what", "nothing", "well", "p99", []string{"random"}}}, []string{"evenkeel/random"}, false}
 	p, err := b.plan(options{seeds: 1, size: 0.02, length: 0.02, parallel: 1})
 	if err != nil {
 		t.Fatal(err)

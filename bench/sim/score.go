@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/evenkeel/evenkeel/bench/sim/report"
@@ -24,6 +25,7 @@ type board struct {
 	scenario string
 	scores   []score
 	ours     []string // nil for all strategies
+	whole    bool     // steps have a course of their own and are not shortened
 }
 
 // boards are the lines of the research's table, as far as they are about what a simulation shows.
@@ -44,43 +46,43 @@ func boards() []board {
 			{"2", "errors at 1.74", "Prequal 0", "1.74", "errors", []string{"prequal", "least_request"}},
 			{"3", "errors at 1.03", "WRR 0.07 to 0.26 %", "1.03", "errors", []string{"wrr", "wrr_smoothed"}},
 			{"3", "errors at 1.74", "WRR 26 to 28 %", "1.74", "errors", []string{"wrr", "wrr_smoothed"}},
-		}, nil},
-		{"S2", append(same("70 %", "569"), same("90 %", "1918")...), nil},
+		}, nil, false},
+		{"S2", append(same("70 %", "569"), same("90 %", "1918")...), nil, false},
 		{"S14", []score{
 			{"1", "calls to the slow tenth of 1000 servers, 10 calls a second", "go-zero 16 %, random 10 %", "10 calls a second",
 				"to slow", []string{"gozero_p2c", "random"}},
-		}, nil},
+		}, nil, false},
 		{"S13", []score{
 			{"4", "most/mean, all keys as popular", "ring_hash 1.95", "Zipf 0", "max/mean", []string{"ring_hash"}},
 			{"4", "p99 at Zipf 1.1, ms", "none", "Zipf 1.1", "p99", []string{"ring_hash"}},
-		}, []string{"evenkeel/hash"}},
+		}, []string{"evenkeel/hash"}, false},
 		{"S5", []score{
 			{"5", "last error after a tenth of the servers hangs", "A50 10 s", "10 % hang", "clean", []string{"kratos_p2c", "prequal"}},
 			{"5", "last error after 40 % hang", "A50 never", "40 % hang", "clean", []string{"kratos_p2c", "prequal"}},
 			{"5", "errors as 40 % hang", "A50 all of them", "40 % hang", "errors", []string{"kratos_p2c", "prequal"}},
-		}, nil},
+		}, nil, false},
 		{"S9", []score{
 			{"7", "calls that leave their zone", "Envoy 15 % (62.5 % of zone a stay)", "steady", "cross", []string{"envoy_zone", "same_zone", "least_request"}},
 			{"7", "p99 in the surge, ms", "within 10 % of least request", "zone a calls three times as often", "p99", []string{"envoy_zone", "same_zone", "least_request"}},
 			{"7", "errors in the surge", "0", "zone a calls three times as often", "errors", []string{"envoy_zone", "same_zone", "least_request"}},
-		}, nil},
+		}, nil, false},
 		{"S11", []score{
 			{"9", "attempts at the last of four layers a call, all fail", "1.1 and less", "the last layer fails at once", "amplified",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
 			{"9", "last error after an outage of 30 s", "32 s and less", "the last layer fails at once", "clean",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
-		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+hedge"}},
+		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+hedge"}, true},
 		{"S7", []score{
 			{"11", "goodput at three times the capacity", "95 % and more", "3 x", "goodput",
 				[]string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
 			{"11", "p99 of the accepted there, ms", "twice that of 0.5 x and less", "3 x", "accepted",
 				[]string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
 			{"11", "errors at 0.7 x", "0", "0.7 x", "errors", []string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
-		}, []string{"evenkeel_limit"}},
+		}, []string{"evenkeel_limit"}, true},
 		{"S12", []score{
 			{"12", "calls that a canary fails which fails a fifth", "Flagger: those of 10 minutes", "one call in five fails", "failures",
 				[]string{"random", "prequal"}},
-		}, nil},
+		}, nil, false},
 	}
 }
 
@@ -120,10 +122,18 @@ func (b board) names() (policies, steps []string) {
 // plan is what is run for a board, with the size, length and seeds of the flags.
 func (b board) plan(o options) (plan, error) {
 	o.policies, o.steps = b.names()
+	if b.whole {
+		o.length = max(o.length, 1)
+	}
 	scenarios, err := pick("scenario", []string{b.scenario}, scenario.Catalogue(), func(s scenario.Scenario) string { return s.Name })
 	if err != nil {
 		return plan{}, err
 	}
+	order := make(map[string]int)
+	for i, st := range scenarios[0].Steps {
+		order[st.Name] = i
+	}
+	slices.SortFunc(o.steps, func(a, b string) int { return order[a] - order[b] }) // a ramp goes up
 	return newPlan(scenarios[0], o)
 }
 

@@ -44,7 +44,7 @@ func rules() Scenario {
 		Servers:  split(&rulesAntagonist), Clients: 100, Work: testbedWork,
 		Steps: []Step{
 			{Name: "70 %", Load: 0.70, Settle: 25 * time.Second, Measure: 20 * time.Second},
-			{Name: "90 %", Load: 0.90, Settle: 15 * time.Second, Measure: 20 * time.Second},
+			{Name: "90 %", Load: 0.90, Settle: 60 * time.Second, Measure: 20 * time.Second},
 		},
 	}
 }
@@ -53,7 +53,7 @@ func probing() Scenario {
 	return Scenario{
 		Name: "S3", Title: "rate of probing (Prequal, Fig. 8)",
 		Question: "How many probes does a call need?",
-		Servers:  testbed(&rampAntagonist, rampThrottle), Clients: 100, Work: testbedWork,
+		Servers:  testbed(&probingAntagonist, rampThrottle), Clients: 100, Work: testbedWork,
 		Steps: []Step{{Name: "1.5", Load: 1.5, Settle: 25 * time.Second, Measure: 20 * time.Second}},
 	}
 }

@@ -103,7 +103,7 @@ func small() Scenario {
 
 // golden is the hash of small under two choices with seed 1. A change of it is a change of what all figures are made
 // of: make the tables anew with it. Other processors may round differently.
-const golden = uint64(0x9b5ffb0c2683fcb2)
+const golden = uint64(0xe101a95bd1219a0a)
 
 func TestSameSeedSameRun(t *testing.T) {
 	run := func(seed uint64) *Result {
@@ -228,8 +228,8 @@ func tiny(s Scenario) Scenario {
 // with golden, a change of one is a change of what that scenario's tables are made of.
 var goldens = map[string]uint64{
 	"S1":  0x6507ddb15612b753,
-	"S2":  0x5d4fc0b504948ed3,
-	"S3":  0xfb0025666d6e900,
+	"S2":  0xa10183ebba081c68,
+	"S3":  0xf1f5e8bbd3b39c6c,
 	"S4":  0xd4634716d646fb1,
 	"S5":  0x8670aa4038e47ccc,
 	"S6":  0x4fa0edc4cf15400,
