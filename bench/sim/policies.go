@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 
+	"github.com/evenkeel/evenkeel/balancer"
+	"github.com/evenkeel/evenkeel/balancer/outlier"
 	"github.com/evenkeel/evenkeel/bench/sim/baseline"
 	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/bench/sim/real"
@@ -14,12 +16,26 @@ import (
 // policies are all that the command line knows: ours, those of others, and others' with the parameters of the figures
 // that they are published in.
 func policies() []lb.Maker {
-	return slices.Concat(real.All(), baseline.All(), zonePolicies(), hashPolicies(), limits(), retries(),
+	return slices.Concat(real.All(), outliers(), baseline.All(), zonePolicies(), hashPolicies(), limits(), retries(),
 		baseline.Figure8(), baseline.Figure9(), baseline.Figure10())
 }
 
 func zonePolicies() []lb.Maker {
 	return []lb.Maker{baseline.SameZone(), baseline.EnvoyZone(scenario.ZonesOfCallers...)}
+}
+
+// outliers are ways to find an instance that fails more than the others, or is slower, under one strategy; what
+// evenkeel/round_robin does is the default.
+func outliers() []lb.Maker {
+	under := func(name string, o balancer.Outliers) lb.Maker {
+		return real.New("evenkeel/round_robin+"+name, balancer.Config{Outliers: o})
+	}
+	return []lb.Maker{
+		under("runs_only", balancer.Outliers{Disabled: true}),
+		under("slow", balancer.Outliers{Slow: 3}),
+		under("a50", balancer.Outliers{A50: &outlier.A50{SuccessRateEjection: &outlier.SuccessRateEjection{},
+			FailurePercentageEjection: &outlier.FailurePercentageEjection{}}}),
+	}
 }
 
 func hashPolicies() []lb.Maker { return []lb.Maker{baseline.RingHash()} }
@@ -48,6 +64,8 @@ func about(scenario string) []string {
 		return slices.Concat(ours, names(baseline.Figure8()), bound)
 	case "S4":
 		return slices.Concat(ours, names(baseline.Figure9()), bound)
+	case "S5", "S6":
+		return slices.Concat(ours, names(outliers()), names(baseline.All()))
 	case "S7":
 		return names(limits())
 	case "S9":
