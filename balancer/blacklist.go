@@ -17,7 +17,7 @@ import (
 // BaseEjection longer, up to MaxEjection, with 10 % of jitter, and each BaseEjection spent in good health takes one
 // step back. When its time is over it gets one probing call at a time: a failure, or no end within ProbeTimeout,
 // ejects it again; a success clears it. Never more than MaxEjectedPercent of the instances that could serve a call
-// are out at once: beyond that the least bad stay in. ADR-0008 has the reasons.
+// are out at once: beyond that the least bad stay in, with fewer calls the worse they are. ADR-0008 has the reasons.
 type Blacklist struct {
 	// Disabled switches the blacklist off.
 	Disabled bool
@@ -174,6 +174,18 @@ func (h health) corroborated() bool { return 2*h.failed() >= h.count() }
 // healthy handler, so a run that needs them counts only if half of the last outcomes failed.
 func (h health) trips(failures int) bool {
 	return h.certain() >= failures || h.run() >= failures && h.corroborated()
+}
+
+// leastWorth is what is left of the share of an endpoint that is kept in though it fails every call.
+const leastWorth = 0.2
+
+// worth is how much of its share an endpoint with this health is to get while it is blacklisted and yet kept in: as many
+// of its last calls as were good, and little if it fails all of them now.
+func (h health) worth(j *judge) float64 {
+	if h.run() >= j.failures || h.count() == 0 {
+		return leastWorth
+	}
+	return max(leastWorth, 1-float64(h.failed())/float64(h.count()))
 }
 
 // phase is where an endpoint stands with the blacklist.

@@ -36,6 +36,7 @@ func (p *policy) putOutFor(e *Endpoint, exactly time.Duration, reason string) {
 	e.setPhase(ejected)
 	e.giveUp() // or a probing call that hangs would keep the next one away
 	p.sick[e] = struct{}{}
+	p.setShare(e, ailing, e.health().worth(&p.settings.judge))
 	p.counts.Ejections++
 	p.markDirty(e.child)
 	p.arm(e.sentence.until)
@@ -49,6 +50,7 @@ func (p *policy) heal(e *Endpoint, reason string) {
 	e.setPhase(healthy)
 	e.giveUp()
 	delete(p.sick, e)
+	p.setShare(e, ailing, 1)
 	p.counts.Returns++
 	p.markDirty(e.child)
 	p.tell(Event{Kind: Returned, ID: e.id.ID, Addr: e.id.Addr, Reason: reason, Ejections: e.sentence.level})
@@ -111,6 +113,14 @@ func (p *policy) verdict(o ending, answered, failed bool, err error) {
 		kind = callctx.Ejected
 		p.putOut(e, fmt.Sprintf("a probing call failed: %v", err))
 	default:
+		if failed && e.phase() != healthy { // it is kept in, and worse than it was
+			p.setShare(e, ailing, e.health().worth(&p.settings.judge))
+			p.retop()
+		}
+		if len(p.dirty) > 0 { // it had a full share until now
+			p.unlockAndPublish(relaxed)
+			return
+		}
 		p.mu.Unlock()
 		return
 	}

@@ -170,7 +170,7 @@ type EndpointState struct {
 	InFlight  int64         // calls and streams under way
 	Calls     uint64        // begun, discarded picks included
 	Failures  uint64        // ended with an outcome.Failure
-	Share     float64       // of its calls that it gets, 1 for all; less in its slow start, or if it is slow
+	Share     float64       // of its calls that it gets, 1 for all; less in its slow start, if it is slow or if it is kept in
 	Load      float64       // the strategy's own figure, 0 if it has none; peak_ewma: expected latency in ns
 	Ejected   bool          // blacklisted
 	Kept      bool          // blacklisted or on probation, and yet in service: too few of the config's filter are left

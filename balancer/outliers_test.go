@@ -393,3 +393,68 @@ func TestOutliersErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptByWeight: of ten instances of which seven are dead, five are out. The two that must stay in get a fifth of what
+// those get that are well; where nobody is well all that are in get the same. One that fails less gets more.
+func TestKeptByWeight(t *testing.T) {
+	r := newRig(t, Config{Strategy: Random{}}, fleet(10))
+	for _, id := range []string{"i0", "i1", "i2", "i3", "i4", "i5", "i6"} {
+		r.sicken(id, fails(codes.Unavailable))
+	}
+	kept, well := func() (kept, well []string) {
+		for _, e := range r.p.describe().Endpoints {
+			if e.Kept {
+				kept = append(kept, e.Instance.ID)
+			} else if !e.Ejected {
+				well = append(well, e.Instance.ID)
+			}
+		}
+		return kept, well
+	}()
+	if len(kept) != 2 || len(well) != 3 {
+		t.Fatalf("kept in are %v and well %v, want two and three", kept, well)
+	}
+	const n = 34_000
+	got := r.calls(n, ask{})
+	expected := func(share float64) []float64 { // of the kept ones, then the others
+		all := 3 + 2*share
+		return []float64{n * share / all, n * share / all, n / all, n / all, n / all}
+	}
+	counts := []int{got[kept[0]], got[kept[1]], got[well[0]], got[well[1]], got[well[2]]}
+	checkExpected(t, "two of five fail all", counts, expected(0.2))
+	for _, id := range well {
+		r.sicken(id, fails(codes.Unavailable))
+	}
+	got = r.calls(n, ask{})
+	counts = nil
+	for _, c := range got {
+		counts = append(counts, c)
+	}
+	if len(counts) != 5 {
+		t.Fatalf("calls go to %v, want the five that are kept in", got)
+	}
+	checkUniform(t, "all fail", counts)
+}
+
+// TestWorth: how much of its share somebody gets who is kept in.
+func TestWorth(t *testing.T) {
+	j := judge{failures: 3}
+	record := func(outcomes string) (h health) {
+		for _, o := range outcomes {
+			if o == 'x' {
+				h = h.fail(false)
+			} else {
+				h = h.ok()
+			}
+		}
+		return h
+	}
+	for outcomes, want := range map[string]float64{
+		"": 0.2, "xxx": 0.2, "..........xxx": 0.2, "x..x..x..x..x..x..x.": 0.65, "xx.xx.xx.xx.xx.": 1 - 2./3, ".": 1, "xx.xx.xx.xx.xx.xx": 1 - 12./17,
+		"x.x.x.x.x.": 0.5, "xx.xx.xx.xxxx": 0.2,
+	} {
+		if got := record(outcomes).worth(&j); math.Abs(got-want) > 1e-9 {
+			t.Errorf("after %q: %v, want %v", outcomes, got, want)
+		}
+	}
+}

@@ -17,6 +17,7 @@ type shareKind uint8
 const (
 	warming shareKind = iota // slow start
 	lagging                  // latency (Outliers.Slow)
+	ailing                   // the blacklist, for who is kept in
 	shareKinds
 )
 
