@@ -17,7 +17,16 @@ import (
 
 // strategiesUnderTest are all that come with the package.
 var strategiesUnderTest = []Strategy{RoundRobin{}, Random{}, Weighted{}, LeastRequest{}, PeakEWMA{}, Hash{},
-	Weighted{Load: "orca"}}
+	Weighted{Load: "orca"}, Prequal{}, Prequal{Reports: true}, Keel{}}
+
+// remembersFailures says of a strategy that it avoids instances that failed, for longer than the blacklist does.
+func remembersFailures(s Strategy) bool {
+	switch s.(type) {
+	case PeakEWMA, Prequal, Keel:
+		return true
+	}
+	return false
+}
 
 // sicken has id fail with err from now on, and calls it until it is ejected.
 func (r *rig) sicken(id string, err error) {
@@ -51,8 +60,8 @@ func TestExactCount(t *testing.T) {
 				r := newRig(t, Config{Strategy: s}, fleet(5))
 				r.answers["i3"] = fails(code)
 				want, most := 3, 3
-				if s.Name() == "peak_ewma" {
-					want = 1 // which sees a penalty and stays away by itself
+				if remembersFailures(s) {
+					want = 1 // stays away by itself
 				}
 				got := 0
 				for cycle := range 6 {
@@ -72,7 +81,7 @@ func TestExactCount(t *testing.T) {
 					if got < want || got > most {
 						t.Fatalf("%d calls went to the failing instance until cycle %d, want %d to %d", got, cycle, want, most)
 					}
-					if s.Name() == "peak_ewma" {
+					if remembersFailures(s) {
 						return // the rest is the policy's doing, whatever the strategy
 					}
 					r.serveOut("i3")

@@ -92,3 +92,20 @@ func Example_strategy() {
 	// Output:
 	// a a b b b b
 }
+
+// Servers say how busy they are (server.Load), and each call asks about one more of them.
+func ExampleKeel() {
+	fmt.Println(balancer.ServiceConfig(balancer.Config{Strategy: balancer.Keel{}}))
+	_, err := balancer.LoadBalancingConfig(balancer.Config{Strategy: balancer.Keel{ProbeRate: 100}})
+	fmt.Println(err)
+	// Output:
+	// {"loadBalancingConfig":[{"evenkeel":{"strategy":{"keel":{}}}}]}
+	// evenkeel: strategy keel: probeRate = 100, want 0 to 10
+}
+
+// The published parameters, but for a hotter quantile; and what servers say with their answers counts as well.
+func ExamplePrequal() {
+	fmt.Println(balancer.ServiceConfig(balancer.Config{Strategy: balancer.Prequal{RIFQuantile: 0.9, Reports: true}}))
+	// Output:
+	// {"loadBalancingConfig":[{"evenkeel":{"strategy":{"prequal":{"rifQuantile":0.9,"reports":true}}}}]}
+}

@@ -115,10 +115,12 @@ func (c *peakEWMAChooser) Choose(call Call) int {
 // call there (Finagle's penalty for the same case).
 const unmeasured = 1e15
 
-func (c *peakEWMAChooser) cost(i int, now int64) float64 {
-	m := c.members[i]
+func (c *peakEWMAChooser) cost(i int, now int64) float64 { return expected(c.members[i], now, c.decay) }
+
+// expected is when a call can be expected to end at m, by what this client has seen.
+func expected(m *Endpoint, now int64, decay float64) float64 {
 	inFlight := float64(m.InFlight())
-	estimate := m.ewma.Estimate(now, c.decay)
+	estimate := m.ewma.Estimate(now, decay)
 	if estimate == 0 && !m.ewma.Seen() {
 		return unmeasured * inFlight
 	}

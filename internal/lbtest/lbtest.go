@@ -29,8 +29,8 @@ type ClientConn struct {
 
 	// Refuse says why the connection to an address fails; nil means that it succeeds.
 	Refuse func(addr string) error
-	// Load answers the probes of an address; nil means that nobody does. What it returns is delivered with the state
-	// changes that wait.
+	// Load answers the probes of an address; nil means that nobody does. What it returns is delivered when
+	// no state change waits.
 	Load func(addr string) (load.Report, bool)
 	// Unhealthy says whether an address reports NOT_SERVING; nil means that none does.
 	Unhealthy func(addr string) bool
@@ -39,6 +39,7 @@ type ClientConn struct {
 	state   gbalancer.State
 	updates int
 	events  []func()
+	answers []func() // to probes
 	conns   []*SubConn
 }
 
@@ -175,21 +176,25 @@ func (cc *ClientConn) push(f func()) {
 	cc.events = append(cc.events, f)
 }
 
-// Step delivers one waiting state change; false if there is none.
+// Step delivers one waiting state change, or else the answer to a probe; false if there is none.
 func (cc *ClientConn) Step() bool {
 	cc.mu.Lock()
-	if len(cc.events) == 0 {
+	waiting := &cc.events
+	if len(*waiting) == 0 {
+		waiting = &cc.answers
+	}
+	if len(*waiting) == 0 {
 		cc.mu.Unlock()
 		return false
 	}
-	f := cc.events[0]
-	cc.events = cc.events[1:]
+	f := (*waiting)[0]
+	*waiting = (*waiting)[1:]
 	cc.mu.Unlock()
 	f()
 	return true
 }
 
-// Settle delivers state changes until none waits.
+// Settle delivers state changes and answers until none waits.
 func (cc *ClientConn) Settle() {
 	for cc.Step() {
 	}
@@ -243,7 +248,9 @@ func (sc *SubConn) RegisterHealthListener(f func(gbalancer.SubConnState)) {
 
 // Probe implements balancer.Prober.
 func (sc *SubConn) Probe(_ time.Duration, answer func(load.Report, bool)) {
-	sc.cc.push(func() {
+	sc.cc.mu.Lock()
+	defer sc.cc.mu.Unlock()
+	sc.cc.answers = append(sc.cc.answers, func() {
 		if sc.cc.Load == nil {
 			answer(load.Report{}, false)
 			return

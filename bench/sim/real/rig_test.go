@@ -49,7 +49,10 @@ func newRig(t *testing.T, m lb.Maker, servers ...lb.Server) *rig {
 }
 
 func (r *rig) env(seed uint64, servers []lb.Server) lb.Env {
-	return lb.Env{Clients: 1, Servers: servers, Now: r.sim.Now, After: r.sim.After,
+	unanswered := func(_ int, timeout int64, answer func(lb.Load, bool)) {
+		r.sim.After(timeout, func() { answer(lb.Load{}, false) })
+	}
+	return lb.Env{Clients: 1, Servers: servers, Now: r.sim.Now, After: r.sim.After, Probe: unanswered,
 		Rand: rand.New(rand.NewPCG(seed, 1)).Uint64}
 }
 

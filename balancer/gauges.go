@@ -1,0 +1,82 @@
+package balancer
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/evenkeel/evenkeel/balancer/load"
+)
+
+// What the strategies that go by the reports of servers have in common.
+
+type gaugeKey struct{}
+
+// gaugeOf is what e is known to be busy with. It belongs to the endpoint, so every strategy and every candidate set
+// knows what one of them has heard.
+func gaugeOf(e *Endpoint) *load.Gauge {
+	return e.Slot(gaugeKey{}, func() any { return new(load.Gauge) }).(*load.Gauge)
+}
+
+func gaugesOf(members []*Endpoint) []*load.Gauge {
+	gauges := make([]*load.Gauge, len(members))
+	for i, m := range members {
+		gauges[i] = gaugeOf(m)
+	}
+	return gauges
+}
+
+// hear records the end of a call: whether it failed, and what the server said with it, if that counts.
+func hear(e *Endpoint, sample load.Sample, reports bool) {
+	g := gaugeOf(e)
+	if !sample.Cancelled {
+		g.Ended(sample.Now, sample.Failed)
+	}
+	if reports && sample.Reported {
+		g.Heard(sample.Now, sample.Report, e.InFlight())
+	}
+}
+
+// knownRIF is how many requests e has in flight, as far as it is known: this client's at least.
+func knownRIF(e *Endpoint, now int64) float64 {
+	own := e.InFlight()
+	rif, _ := gaugeOf(e).RIF(now, own)
+	return float64(max(rif, own))
+}
+
+// mute reports whether e cannot be probed, since its server does not know of probes.
+func (e *Endpoint) mute() bool {
+	conn := e.conn.Load()
+	return conn != nil && conn.mute.Load()
+}
+
+// validateAll returns the first error.
+func validateAll(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func between(name string, v, low, high float64) error {
+	if !(v >= low && v <= high) {
+		return fmt.Errorf("%s = %v, want %v to %v", name, v, low, high)
+	}
+	return nil
+}
+
+// inside is for a part of a whole, of which 0 means the default.
+func inside(name string, v float64) error {
+	if !(v >= 0 && v < 1) {
+		return fmt.Errorf("%s = %v, want above 0 and below 1", name, v)
+	}
+	return nil
+}
+
+func notBelow(name string, d, least time.Duration) error {
+	if d != 0 && d < least {
+		return fmt.Errorf("%s = %v, want %v or more", name, d, least)
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package load_test
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/evenkeel/evenkeel/balancer/load"
+)
+
+// TestGaugeRIF: what the server said, and what was begun and ended here since.
+func TestGaugeRIF(t *testing.T) {
+	var g load.Gauge
+	if rif, age := g.RIF(begin, 3); rif != 0 || age >= 0 {
+		t.Errorf("before the first report: %d, %d ns old, want 0 and a negative age", rif, age)
+	}
+	for _, tt := range []struct {
+		name          string
+		rif, own      int64 // reported, with so many of ours
+		now, later    int64
+		want, wantAge int64
+	}{
+		{"as reported", 7, 2, 2, 0, 7, 0},
+		{"two more of ours", 7, 2, 4, 0, 9, 0},
+		{"ours have ended", 7, 2, 0, 0, 5, 0},
+		{"never less than ours", 0, 5, 3, 0, 3, 0},
+		{"nothing at all", 0, 0, 0, 0, 0, 0},
+		{"a second later", 4, 0, 0, s, 4, s},
+		{"the clock went backwards", 4, 0, 0, -s, 4, 0},
+		{"more than fits", 1 << 40, 1 << 40, 1 << 40, 0, 1 << 40, 0},
+	} {
+		g.Heard(begin, load.Report{RIF: tt.rif}, tt.own)
+		rif, age := g.RIF(begin+tt.later, tt.now)
+		if rif != tt.want || math.Abs(float64(age-tt.wantAge)) > 2*float64(ms) {
+			t.Errorf("%s: %d, %d ns old, want %d, %d", tt.name, rif, age, tt.want, tt.wantAge)
+		}
+	}
+	g.Heard(begin+s, load.Report{RIF: -1, Latency: s}, 0)
+	if _, age := g.RIF(begin+s, 0); age < s-2*ms {
+		t.Errorf("a report that does not say how many are in flight made the age %d, want it to stay", age)
+	}
+	g.Lost()
+	if _, age := g.RIF(begin, 0); age >= 0 {
+		t.Errorf("after the server did not answer its report is %d ns old, want none", age)
+	}
+}
+
+// TestGaugeLatency is a mean over reports, the first of which counts whole.
+func TestGaugeLatency(t *testing.T) {
+	var g load.Gauge
+	want := 0.0
+	for i, l := range []int64{0, 10 * ms, 20 * ms, 0, 20 * ms} {
+		g.Heard(begin, load.Report{Latency: l}, 0)
+		switch {
+		case i == 1:
+			want = float64(l)
+		case l > 0:
+			want += 0.3 * (float64(l) - want)
+		}
+		if got := g.Latency(); math.Abs(got-want) > want*1e-6 {
+			t.Errorf("after report %d: %v, want %v", i, got, want)
+		}
+	}
+}
+
+// TestGaugeAverse: two failures in a row are too many, or a fifth of all, by whoever counts; and they are forgotten.
+func TestGaugeAverse(t *testing.T) {
+	var g load.Gauge
+	step := func(what string, now int64, failed, want bool) {
+		t.Helper()
+		g.Ended(now, failed)
+		if got := g.Averse(now); got != want {
+			t.Errorf("%s: averse is %v, want %v", what, got, want)
+		}
+	}
+	step("a success", begin, false, false)
+	step("one failure", begin, true, false)
+	step("two in a row", begin, true, true)
+	step("and a success", begin, false, true)
+	step("and another", begin, false, false)
+	step("and a failure", begin, true, true)
+	if g.Averse(begin + 5*s) {
+		t.Error("5 s later it is averse still")
+	}
+	for i := range 100 {
+		g.Ended(begin+10*s, i%20 == 0)
+		if g.Averse(begin + 10*s) {
+			t.Fatalf("a call in 20 fails: averse after %d", i)
+		}
+	}
+	var said load.Gauge
+	for _, tt := range []struct {
+		eps  float64
+		want bool
+	}{{1, false}, {3, true}, {0, false}, {20, true}} {
+		said.Heard(begin, load.Report{QPS: 10, EPS: tt.eps}, 0)
+		if got := said.Averse(begin); got != tt.want {
+			t.Errorf("the server says that %v of 10 calls fail: averse is %v, want %v", tt.eps, got, tt.want)
+		}
+	}
+}
+
+// TestGaugeConcurrent: whatever is read was reported by somebody.
+func TestGaugeConcurrent(t *testing.T) {
+	var g load.Gauge
+	g.Heard(begin, load.Report{RIF: 1, Latency: s}, 0)
+	var wg sync.WaitGroup
+	for k := range 4 {
+		wg.Go(func() {
+			for range 2000 {
+				g.Heard(begin, load.Report{RIF: int64(k), Latency: s, QPS: 1}, 0)
+				g.Ended(begin, k%2 == 0)
+				if rif, age := g.RIF(begin, 0); rif > 3 || age != 0 {
+					t.Errorf("%d in flight, %d old", rif, age)
+				}
+				if l := g.Latency(); math.Abs(l-float64(s)) > 1e3 {
+					t.Errorf("latency %v, want %v", l, s)
+				}
+				g.Averse(begin)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func ExampleGauge() {
+	var g load.Gauge
+	now := int64(time.Hour)
+	g.Heard(now, load.Report{RIF: 12, Latency: int64(8 * time.Millisecond)}, 2) // two of the twelve are ours
+	rif, _ := g.RIF(now, 3)                                                     // one more has left since
+	fmt.Println(rif, "in flight,", time.Duration(g.Latency()), "a request")
+	g.Ended(now, true)
+	g.Ended(now, true)
+	fmt.Println("avoid it:", g.Averse(now))
+	// Output:
+	// 13 in flight, 8ms a request
+	// avoid it: true
+}
