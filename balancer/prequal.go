@@ -189,9 +189,9 @@ func (c *prequalChooser) send(k int) {
 
 // any is a random member, but rather not one that fails.
 func (c *prequalChooser) any(now int64) int {
-	i, other := pair(c.rand(), len(c.members))
+	i := below(c.rand(), len(c.members))
 	if c.gauges[i].Averse(now) {
-		return other
+		i = below(c.rand(), len(c.members))
 	}
 	return i
 }

@@ -108,6 +108,9 @@ func near(s Strategy) Config { return Config{Strategy: s, Zone: Zone{Local: "a"}
 // elsewhere; and comes back.
 func TestZoneSurge(t *testing.T) {
 	for _, s := range strategiesUnderTest {
+		if _, ok := s.(Prequal); ok {
+			continue // nobody answers probes here, so it is random, which has a row
+		}
 		t.Run(s.Name(), func(t *testing.T) {
 			w := newTown(t, near(s), zoned(4, 9))
 			w.live(5*time.Second, 100)
