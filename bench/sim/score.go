@@ -69,7 +69,7 @@ func boards() []board {
 		{"S11", []score{
 			{"9", "attempts at the last of four layers a call, all fail", "1.1 and less", "the last layer fails at once", "amplified",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
-			{"9", "last error after an outage of 30 s", "32 s and less", "the last layer fails at once", "clean",
+			{"9", "last error after an outage of 30 s", "2 s and less", "after: the last layer fails at once", "clean",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
 		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+hedge"}, true},
 		{"S7", []score{

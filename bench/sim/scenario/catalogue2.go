@@ -57,7 +57,7 @@ func zones() Scenario {
 // ZonesOfCallers is where the clients of S9 are, in turn.
 var ZonesOfCallers = []string{"a", "b", "a", "b", "c"}
 
-// storm is a chain of four layers, the last of which fails for half a minute.
+// storm is a chain of four layers, the last of which fails for half a minute, in three ways.
 func storm() Scenario {
 	const outage = 30 * time.Second
 	s := Scenario{
@@ -81,8 +81,10 @@ func storm() Scenario {
 		name string
 		do   func(*Fleet, *Member)
 	}{{"the last layer fails at once", broken}, {"it has half of what it needs", slow}, {"one call in 20 fails there", rare}} {
-		s.Steps = append(s.Steps, Step{Name: c.name, Rate: rate, Settle: 15 * time.Second, Measure: 2 * outage,
-			Events: []Event{{At: 0, Do: In("store", c.do)}, {At: outage, Do: In("store", well)}}})
+		s.Steps = append(s.Steps,
+			Step{Name: c.name, Rate: rate, Settle: 15 * time.Second, Measure: outage,
+				Events: []Event{{At: 0, Do: In("store", c.do)}}},
+			Step{Name: "after: " + c.name, Rate: rate, Measure: 15 * time.Second, Events: []Event{{At: 0, Do: In("store", well)}}})
 	}
 	return s
 }

@@ -236,7 +236,7 @@ var goldens = map[string]uint64{
 	"S7":  0x1aa4dfa06bd32353,
 	"S8":  0x680f8dff8236bb7,
 	"S9":  0x54a23e3dc11aa138,
-	"S11": 0x466286dc8de3b96,
+	"S11": 0x5e1a80fd109d9aee,
 	"S12": 0xa21384541ceac93d,
 	"S13": 0x74bad559764b20f8,
 	"S14": 0xdd3d44c6fd9726ef,
