@@ -67,7 +67,7 @@ var observed atomic.Bool
 // Observe calls f for every event of every policy in the process, until stop is called. f is called outside all
 // locks, on a goroutine of the policy's: one policy's events come one at a time and in order, those of several
 // policies concurrently. A channel's Close waits for an f that is running, so f must not close the channel. Ejections
-// and returns are logged with [log/slog] whether they are observed or not. Nothing is delivered after stop has
+// and returns, also those of a dry run, are logged with [log/slog] whether they are observed or not. Nothing is delivered after stop has
 // returned, unless f was about to be called already.
 func Observe(f func(Event)) (stop func()) {
 	observers.Lock()

@@ -157,7 +157,7 @@ func TestNobodyIsAnOutlier(t *testing.T) {
 	} {
 		r := newRig(t, Config{Blacklist: noRuns}, fleet(10))
 		rnd := rand.New(rand.NewPCG(5, 8))
-		for range 20_000 { // 200 s
+		for range 10_000 { // 100 s
 			id, done, err := r.begin(ask{})
 			if err != nil {
 				t.Fatal(err)
@@ -414,7 +414,7 @@ func TestKeptByWeight(t *testing.T) {
 	if len(kept) != 2 || len(well) != 3 {
 		t.Fatalf("kept in are %v and well %v, want two and three", kept, well)
 	}
-	const n = 34_000
+	const n = 10_200
 	got := r.calls(n, ask{})
 	expected := func(share float64) []float64 { // of the kept ones, then the others
 		all := 3 + 2*share

@@ -117,6 +117,7 @@ func (p *policy) patrol() {
 // are forgotten: what they did before is old when they are back.
 func (p *policy) call() {
 	w := &p.watch
+	before := w.endpoints
 	w.endpoints, w.hosts = w.endpoints[:0], w.hosts[:0]
 	now, total := p.clock.Now(), uint64(0)
 	for _, e := range p.known {
@@ -142,6 +143,9 @@ func (p *policy) call() {
 		h.Out = e.phase() != healthy || e.spared > now
 		total += h.Failures
 		w.endpoints, w.hosts = append(w.endpoints, e), append(w.hosts, h)
+	}
+	if n := len(w.endpoints); n < len(before) {
+		clear(before[n:]) // or what is gone would stay in memory
 	}
 	if total != w.failures { // somebody who left counts as a failure, which does no harm
 		w.quiet, w.failures = now, total

@@ -187,10 +187,10 @@ func TestA50MaxBelowBase(t *testing.T) {
 	}
 }
 
-// TestA50Enforcement: of those that are found, so many of a hundred are ejected. 20,000 draws at 30 % have a standard
-// deviation of 0.32 %, so five of those are 1.6 %.
+// TestA50Enforcement: of those that are found, so many of a hundred are ejected. 8,000 draws at 30 % have a standard
+// deviation of 0.51 %, so five of those are 2.6 %.
 func TestA50Enforcement(t *testing.T) {
-	const sweeps = 20_000
+	const sweeps = 8_000
 	c := byFailure(FailurePercentageEjection{EnforcementPercentage: 30})
 	l := newLedger(t, c, 4, 6)
 	n := 0
@@ -200,7 +200,7 @@ func TestA50Enforcement(t *testing.T) {
 			l.hosts[0].Out, l.hosts[0].a50.ejected = false, false
 		}
 	}
-	if got := float64(n) / sweeps; math.Abs(got-0.30) > 0.016 {
+	if got := float64(n) / sweeps; math.Abs(got-0.30) > 0.026 {
 		t.Errorf("ejected in %.3f of the sweeps, want 0.30", got)
 	}
 }

@@ -2,6 +2,7 @@ package outlier
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -262,6 +263,55 @@ func TestVerdictIsRepeated(t *testing.T) {
 			h.Calls += 10
 		}
 		hosts[2].Failures += 10
+	}
+}
+
+// TestAnyCounts: whatever the counters do, also run backwards or contradict each other, and whoever comes and goes, no more
+// are convicted than may be out, each once, and nobody who is out.
+func TestAnyCounts(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(11, 12))
+	for range 50 {
+		d := ours(t, Config{Slow: 2})
+		s := standard(t, 3)
+		var hosts []*Host
+		now := begun
+		for range 40 {
+			for len(hosts) < 1+rnd.IntN(12) {
+				hosts = append(hosts, &Host{Calls: rnd.Uint64N(1000)})
+			}
+			if rnd.IntN(10) == 0 {
+				hosts = hosts[1:]
+			}
+			for _, h := range hosts {
+				h.Calls += rnd.Uint64N(300)
+				h.Failures += rnd.Uint64N(1 + rnd.Uint64N(300))
+				h.Timed += rnd.Uint64N(50)
+				h.Latency += rnd.Uint64N(1 << 40)
+				h.Out = rnd.IntN(5) == 0
+				if rnd.IntN(50) == 0 {
+					h.Calls, h.Failures, h.Timed = 0, rnd.Uint64(), 0
+				}
+			}
+			now += rnd.Int64N(int64(2*Span)) - int64(Span)/2
+			room := d.room(hosts)
+			seen := make(map[int]bool)
+			for _, v := range d.Step(now, hosts) {
+				if seen[v.Host] || hosts[v.Host].Out || len(seen) >= room {
+					t.Fatalf("verdict %+v after %v, of %d with room for %d", v, seen, len(hosts), room)
+				}
+				seen[v.Host] = true
+			}
+			for _, h := range hosts {
+				if sh := h.Share(); !(sh >= 0.1-1e-9 && sh <= 1) {
+					t.Fatalf("share %v, want 0.1 to 1", sh)
+				}
+			}
+			for _, v := range s.Step(now, hosts) {
+				if !v.Return && hosts[v.Host].Out {
+					t.Fatalf("A50 ejects %d, which is out", v.Host)
+				}
+			}
+		}
 	}
 }
 
