@@ -50,7 +50,8 @@ type Endpoint struct {
 	sentence  sentence
 	reserved  [shareKinds]float32 // what is missing to a full share, by who says so
 	newcomer  bool                // it joined others, and was never connected
-	warmSince int64               // when its slow start began
+	warms     bool                // it is in its slow start
+	warmSince int64               // when that began
 	host      *outlier.Host       // what the detector of outliers knows; nil while nobody watches
 	spared    int64               // until when a dry run pretends that it is out
 }

@@ -1,7 +1,5 @@
 package balancer
 
-import "slices"
-
 // An endpoint's share says how many of the calls that the strategy would give it it really gets. It is how everything
 // that is to lighten an endpoint's load without taking it out does so, for every strategy alike: the plumbing accepts
 // the member that the strategy names with the probability of its share, and else asks the strategy again. With n
@@ -55,7 +53,6 @@ func (p *policy) setShare(e *Endpoint, kind shareKind, share float64) {
 
 // forgetShare is for an endpoint whose life is over; mu is held.
 func (p *policy) forgetShare(e *Endpoint) {
-	p.warming = slices.DeleteFunc(p.warming, func(w *Endpoint) bool { return w == e })
 	if e.share.Swap(0) != 0 {
 		p.reduced--
 	}

@@ -99,20 +99,14 @@ func (p *policy) warm(e *Endpoint) {
 	if r.window == 0 {
 		return
 	}
-	p.cool(e)
 	e.warmSince = p.clock.Now()
-	p.warming = append(p.warming, e)
+	if !e.warms { // else it was ejected, and is back, before it was warm
+		e.warms = true
+		p.warming = append(p.warming, e)
+	}
 	p.setShare(e, warming, r.share(0))
 	if p.warmer == nil {
 		p.warmer = p.after(r.step(), p.warmed)
-	}
-}
-
-// cool ends the slow start of e, if it has one; mu is held.
-func (p *policy) cool(e *Endpoint) {
-	if i := slices.Index(p.warming, e); i >= 0 {
-		p.warming = slices.Delete(p.warming, i, i+1)
-		p.setShare(e, warming, 1)
 	}
 }
 
@@ -136,10 +130,14 @@ func (p *policy) warmed() {
 func (p *policy) reheat() {
 	now, r := p.clock.Now(), p.settings.ramp
 	p.warming = slices.DeleteFunc(p.warming, func(e *Endpoint) bool {
+		if e.gone() {
+			return true
+		}
 		e.warmSince = min(e.warmSince, now) // the clock was set back: do not wait for it to catch up
 		share := r.share(now - e.warmSince)
 		p.setShare(e, warming, share)
-		return now-e.warmSince >= r.window
+		e.warms = now-e.warmSince < r.window
+		return !e.warms
 	})
 	p.retop()
 	if len(p.warming) > 0 && p.warmer == nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/registry"
 )
 
 func TestRampShape(t *testing.T) {
@@ -231,6 +232,37 @@ func TestSlowStartAllNew(t *testing.T) {
 			got[r.call(ask{})[1]-'1']++
 		}
 		checkUniform(t, s.Name()+" later", got)
+		if s == (RoundRobin{}) {
+			checkTurns(t, r, ask{}, "i1 i2 i3 i4") // not one call is turned away
+		}
+	}
+}
+
+// TestSlowStartOneAfterTheOther: where nobody is warm, the one that is further gets more, at every moment of the ramp, and
+// so it is within a zone.
+func TestSlowStartOneAfterTheOther(t *testing.T) {
+	for _, zone := range []string{"", "a"} {
+		c := slowly(nil)
+		c.Zone.Local = zone
+		ins := fleet(4)
+		for i := range ins[:3] {
+			ins[i].Zone = "a"
+		}
+		r := newRig(t, c, []registry.Instance{ins[0], ins[3]})
+		r.update(c, []registry.Instance{ins[0], ins[1], ins[3]})
+		r.advance(rampTime / 2)
+		last := ins[1:3]
+		if zone != "" {
+			last = ins[1:4] // one elsewhere
+		}
+		r.update(c, last)
+		r.advance(rampTime / 4) // i1 is at three quarters, i2 at one
+		got := r.calls(2000, ask{})
+		sum := float64(got["i1"] + got["i2"])
+		checkExpected(t, fmt.Sprintf("calls in zone %q", zone), []int{got["i1"], got["i2"]}, []float64{sum * 0.75, sum * 0.25})
+		if sum < 1500 {
+			t.Errorf("calls go to %v, want most of them to i1 and i2", got)
+		}
 	}
 }
 

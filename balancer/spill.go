@@ -85,12 +85,11 @@ func (s *spill) step(period float64, near, far reading, tolerance float64) {
 // bound keeps the fraction in its limits. least is the part of the calls that leaves in any case, to know how the others
 // are, and missing the part of the zone's instances that cannot be used.
 func (s *spill) bound(least, missing float64) {
-	floor := max(least, 1-overprovision*(1-missing))
 	if s.far.calls < fewest {
-		floor = max(floor, unsureSpill)
+		least = max(least, unsureSpill)
 	}
-	s.level = min(max(s.level, floor), mostSpill)
-	s.fraction = min(max(s.level+s.lean, floor), mostSpill)
+	s.level = min(max(s.level, least), mostSpill)
+	s.fraction = min(max(s.level+s.lean, least, 1-overprovision*(1-missing)), mostSpill)
 }
 
 // excess is by how much near is too slow: the logarithm of the factor, 0 if that may be chance, and negative if it is faster

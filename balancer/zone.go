@@ -163,11 +163,12 @@ func (r *route) divide(p *policy, previous *candidates, matched []*Endpoint) {
 	}
 }
 
-// inZone counts the instances of a zone that do not leave by themselves.
+// inZone counts the instances of a zone that do not leave by themselves and have been connected to before: those that join
+// are not missing yet.
 func inZone(matched []*Endpoint, zone string) int {
 	n := 0
 	for _, e := range matched {
-		if in := e.Instance(); in.Zone == zone && !in.Draining {
+		if in := e.Instance(); in.Zone == zone && !in.Draining && !e.newcomer {
 			n++
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -206,9 +207,40 @@ func TestZoneWithoutInstances(t *testing.T) {
 	for _, in := range ins[1:10] {
 		w.reconnect(in.Addr)
 	}
+	left, _ = w.live(300*time.Millisecond, 300)
+	w.wantLeft("at the moment when all are back", left, 0.6, 1)
 	w.live(10*time.Second, 100)
 	left, _ = w.live(10*time.Second, 100)
-	w.wantLeft("when all are back", left, 0.004, 0.03)
+	w.wantLeft("later", left, 0.004, 0.03)
+}
+
+// TestZoneGrows: instances that join the zone are not missing there until they are connected to.
+func TestZoneGrows(t *testing.T) {
+	ins := zoned(8, 4)
+	w := newTown(t, near(nil), slices.Concat(ins[:2], ins[8:]))
+	w.live(10*time.Second, 100)
+	w.cc.Refuse = func(string) error { return errRefused }
+	w.update(near(nil), ins)
+	left, _ := w.live(5*time.Second, 100)
+	w.wantLeft("while new ones are not connected", left, 0.004, 0.03)
+}
+
+// TestZoneKept: an instance of the zone that is blacklisted, and serves only because too many are, does not get all the
+// calls of the zone.
+func TestZoneKept(t *testing.T) {
+	w := newTown(t, near(nil), zoned(3, 1)) // two of five may be out
+	w.live(10*time.Second, 100)
+	for _, id := range []string{"i0", "i1", "i2"} {
+		w.answers[id] = fails(codes.Unavailable)
+	}
+	w.calls(100, ask{})
+	if out := w.out(); len(out) != 3 {
+		t.Fatalf("%v are blacklisted, want the zone", out)
+	}
+	got := w.calls(300, ask{})
+	if sick := got["i0"] + got["i1"] + got["i2"]; sick == 0 || sick > 130 {
+		t.Errorf("calls go to %v, want about a third to the one that is kept in", got)
+	}
 }
 
 // TestZoneComposes with filters, retries, the blacklist, keys and a change of the configuration.
@@ -308,10 +340,18 @@ func TestZoneUpdates(t *testing.T) {
 	ins := zoned(4, 9)
 	w := newTown(t, near(nil), ins)
 	w.in("a", func(h *house) { h.takes = 100 * time.Millisecond })
+	w.live(time.Second, 160)
 	for i := range 200 {
+		for looked := w.p.spilledAt; w.p.spilledAt == looked; {
+			w.live(7*time.Millisecond, 160)
+		}
+		w.live(50*time.Millisecond, 160)
+		before := w.p.byConfig.set.zones.totals()[0].calls - w.p.byConfig.set.zones.seen[0].calls
 		ins[12].Labels = map[string]string{"n": fmt.Sprint(i)}
 		w.update(near(nil), ins)
-		w.live(50*time.Millisecond, 160)
+		if now := w.p.byConfig.pending[0].calls; now != before {
+			t.Fatalf("of %d calls that ended in the zone, %d are known after an update", before, now)
+		}
 	}
 	left, _ := w.live(5*time.Second, 160)
 	w.wantLeft("with an update every 50 ms", left, 0.6, 0.96)
