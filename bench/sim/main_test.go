@@ -138,7 +138,7 @@ func TestList(t *testing.T) {
 
 // TestDefaultsAreKnown: what a scenario is about by default exists.
 func TestDefaultsAreKnown(t *testing.T) {
-	for _, s := range []string{"S1", "S3", "S4", "S7", "S9", "S11", "S12", "S13", "S15"} {
+	for _, s := range []string{"S1", "S3", "S4", "S5", "S7", "S9", "S11", "S12", "S13", "S15"} {
 		if _, err := pick("policy", about(s), policies(), policyName); err != nil {
 			t.Errorf("%s: %v", s, err)
 		}

@@ -16,7 +16,7 @@ import (
 // policies are all that the command line knows: ours, those of others, and others' with the parameters of the figures
 // that they are published in.
 func policies() []lb.Maker {
-	return slices.Concat(real.All(), outliers(), baseline.All(), zonePolicies(), hashPolicies(), limits(), retries(),
+	return slices.Concat(real.All(), outliers(), baseline.All(), zonePolicies(), hashPolicies(), limits(), retries(), whole(),
 		baseline.Figure8(), baseline.Figure9(), baseline.Figure10())
 }
 
@@ -55,6 +55,16 @@ func retries() []lb.Maker {
 		real.WithRetry(over, "evenkeel_retry+hedge", retry.Policy{Idempotent: true, Hedge: retry.Hedge{Quantile: 0.98}}))
 }
 
+// whole are our balancer and our retries together, as an application has them.
+func whole() []lb.Maker {
+	plain := balancer.Config{Strategy: balancer.LeastRequest{}}
+	return []lb.Maker{
+		real.WithRetry(real.New("", plain), "evenkeel/least_request+retry", retry.Policy{Idempotent: true}),
+		real.WithRetry(real.New("", plain), "evenkeel/least_request+hedge",
+			retry.Policy{Idempotent: true, Hedge: retry.Hedge{Quantile: 0.98}}),
+	}
+}
+
 // about is what a scenario compares if nobody says otherwise: ours and the published ones, or the parameters of one
 // policy where the figure is about them, or what the scenario is about instead of a choice of servers.
 func about(scenario string) []string {
@@ -65,7 +75,7 @@ func about(scenario string) []string {
 	case "S4":
 		return slices.Concat(ours, names(baseline.Figure9()), bound)
 	case "S5", "S6":
-		return slices.Concat(ours, names(outliers()), names(baseline.All()))
+		return slices.Concat(ours, names(outliers()), names(whole()), names(baseline.All()))
 	case "S7":
 		return names(limits())
 	case "S9":

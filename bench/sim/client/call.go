@@ -121,7 +121,9 @@ func (k *call) try() {
 	s, err := c.balancer.Pick(&a.pick)
 	if err != nil {
 		c.attempts = append(c.attempts, a)
-		k.server = -1
+		if len(k.open) == 0 {
+			k.server = -1
+		}
 		k.failed(status.Code(err), true)
 		return
 	}

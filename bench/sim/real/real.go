@@ -19,6 +19,8 @@
 // The policy starts no goroutine: whatever it does later is a timer of the simulation (balancer.NewBuilder). It draws
 // from its client's stream. So one seed gives one run.
 //
+// [WithRetry] and [WithLimit] add what packages retry and ratelimit decide to any policy, ours or another.
+//
 // Ejections and returns are logged with [log/slog], as in production. A program that simulates thousands of them
 // discards that log.
 package real

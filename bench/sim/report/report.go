@@ -247,7 +247,7 @@ func tables(b *strings.Builder, s scenario.Scenario, policies []policy, against 
 	}
 	for step := range s.Steps {
 		figures := []figure{p50, p90, p99, p999, failed, rif, probes, jain}
-		if s.Attempts > 1 {
+		if s.Attempts > 1 || retried(s, policies, step) {
 			figures = append(figures, tries)
 		}
 		if len(s.Steps[step].Events) > 0 {
@@ -280,6 +280,17 @@ func tables(b *strings.Builder, s scenario.Scenario, policies []policy, against 
 			b.WriteByte('\n')
 		}
 	}
+}
+
+// retried reports whether some policy tried calls again, by a rule of its own.
+func retried(s scenario.Scenario, policies []policy, step int) bool {
+	if s.Streams.Part > 0 || s.Chain { // there are other reasons for more attempts than calls
+		return false
+	}
+	return slices.ContainsFunc(policies, func(p policy) bool {
+		// Calls at the end of a measurement are tried again after it, and the other way round.
+		return metrics.Mean(p.values(step, tries)) > 1.0005
+	})
 }
 
 // shares are of what the groups get, if there are several.

@@ -99,6 +99,11 @@ func TestTables(t *testing.T) {
 	}
 	rows(t, text)
 	b.Reset()
+	s.Attempts = 0
+	if err := Markdown(b, s, results, ""); err != nil || !strings.Contains(b.String(), "attempts a call") {
+		t.Errorf("error %v, and nothing about half an attempt more for each call:\n%s", err, b)
+	}
+	b.Reset()
 	if err := Markdown(b, s, results, "nobody"); err != nil || strings.Contains(b.String(), "against") {
 		t.Errorf("error %v, and a comparison with a policy that was not run:\n%s", err, b)
 	}
