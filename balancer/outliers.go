@@ -167,8 +167,8 @@ func given[T comparable](r *reader, name string, v *T) T {
 		return zero
 	}
 	if *v == zero && r.err == nil {
-		r.err = fmt.Errorf("%s%s = 0, want more, or neither the field for its default nor the section to switch it off",
-			r.in, name)
+		r.err = fmt.Errorf("%s%s = 0, want more than 0 (without the field its default holds, without the section the "+
+			"algorithm is off)", r.in, name)
 	}
 	return *v
 }

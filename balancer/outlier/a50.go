@@ -124,7 +124,8 @@ type sentence struct {
 //
 // It differs from the text in one point, in which grpc-go's implementation leaves the text: an endpoint that the
 // success rate has ejected in a sweep is not ejected a second time by the failure percentage, which would double its
-// time. Endpoints are gone through in random order, where the text does not say.
+// time. Endpoints are gone through in random order, where the text does not say. An endpoint's first interval begins with
+// the first sweep that sees it.
 type Standard struct {
 	c    A50
 	rand func() uint64

@@ -13,9 +13,9 @@
 // stands well above the rate of the others? It answers with a Beta posterior, so that it needs no least number of
 // calls: five failures of five calls are enough, 30 of a hundred are, one of one is not. The others' rate is taken
 // without the worst of them, as many as may be out at all, so that a fleet of which 40 % is dead is compared with its
-// healthy part. Slow endpoints get a smaller [Host.Share] and are never ejected for it.
+// healthy part; but who is not worse than the mean of all, the bad included, is no outlier. Slow endpoints get a smaller [Host.Share] and are never ejected for it.
 //
-// [Standard] is gRFC A50, to the letter and with its defaults, for those who want what the rest of their fleet runs.
+// [Standard] is gRFC A50, by its rules and with its defaults, for those who want what the rest of their fleet runs.
 // The two differ most where nothing is wrong. In an hour of a healthy fleet of 20, 100 or so, with errors that come by
 // chance, A50 keeps 6 to 8 % of the endpoints out at any time, because its threshold is a multiple of a deviation that
 // is small when all is well; Detector keeps out none (TestHealthyFleet). With more than 22 % of a fleet dead A50
@@ -39,7 +39,7 @@ package outlier
 import "time"
 
 // Host is one endpoint as a detector sees it. Its zero value is ready: an endpoint that has not been seen before. It
-// belongs to one detector, must not be copied after its first step, and is not safe for concurrent use.
+// belongs to one detector, of which it holds the memory, and is not safe for concurrent use.
 type Host struct {
 	// Calls and Failures are how many calls have ended so far, and how many of these failed, since the endpoint's life
 	// began. The caller sets them before each step; only differences count.
@@ -78,8 +78,8 @@ type Verdict struct {
 // Judge is what both detectors are.
 type Judge interface {
 	// Step judges hosts as of now, in nanoseconds of a clock that starts anywhere. The verdicts are valid until the next
-	// step. They take effect when the caller has set Host.Out, or Returned; one that is not put into effect is
-	// given again.
+	// step. It is for the caller to set Host.Out accordingly. A Detector gives a verdict again as long as that is not done;
+	// a Standard remembers whom it has ejected.
 	Step(now int64, hosts []*Host) []Verdict
 	// Interval is the time between two steps.
 	Interval() time.Duration
