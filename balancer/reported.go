@@ -137,14 +137,14 @@ func (s reported) Load(e *Endpoint, now int64) float64 { return s.weigh(e, now) 
 
 // Build implements [Strategy].
 func (s reported) Build(env Env) Chooser {
-	c := &reportedChooser{strategy: s, members: env.Members, calls: new(atomic.Uint64)}
+	c := &reportedChooser{strategy: s, members: env.Members, calls: new(turns)}
 	switch prev := env.Previous.(type) {
 	case *reportedChooser:
 		c.calls = prev.calls
 	case *weightedChooser:
 		c.calls = prev.calls
 	default:
-		c.calls.Store(env.Rand())
+		c.calls.last.Store(env.Rand())
 	}
 	now := int64(0)
 	if env.now != nil {
@@ -160,7 +160,7 @@ func (s reported) relayEvery() time.Duration { return cmp.Or(s.Update, time.Seco
 type reportedChooser struct {
 	strategy reported
 	members  []*Endpoint
-	calls    *atomic.Uint64
+	calls    *turns
 	shares   atomic.Pointer[weightedChooser]
 	seen     uint64 // calls, when it was laid; relay alone uses it
 }
@@ -169,7 +169,7 @@ func (c *reportedChooser) Choose(call Call) int { return c.shares.Load().Choose(
 
 // relay implements relayed. Where nobody has called since, nobody has reported.
 func (c *reportedChooser) relay(now int64) {
-	if n := c.calls.Load(); n != c.seen {
+	if n := c.calls.last.Load(); n != c.seen {
 		c.seen = n
 		c.layAt(now)
 	}

@@ -2,7 +2,6 @@ package balancer
 
 import (
 	"math/bits"
-	"sync/atomic"
 	"time"
 )
 
@@ -52,21 +51,21 @@ func (Weighted) Build(env Env) Chooser {
 	for i, m := range env.Members {
 		weights[i] = uint64(m.Weight())
 	}
-	var calls *atomic.Uint64
+	var calls *turns
 	switch prev := env.Previous.(type) {
 	case *weightedChooser:
 		calls = prev.calls
 	case *reportedChooser:
 		calls = prev.calls
 	default:
-		calls = new(atomic.Uint64)
-		calls.Store(env.Rand())
+		calls = new(turns)
+		calls.last.Store(env.Rand())
 	}
 	return layOut(calls, weights)
 }
 
 // layOut makes the chooser of members with these weights, each from 1 to 2^32.
-func layOut(calls *atomic.Uint64, weights []uint64) *weightedChooser {
+func layOut(calls *turns, weights []uint64) *weightedChooser {
 	n := len(weights)
 	c := &weightedChooser{calls: calls, ends: make([]uint64, n)}
 	var total, sum uint64
@@ -104,7 +103,7 @@ func share(sum, total uint64) uint64 {
 }
 
 type weightedChooser struct {
-	calls *atomic.Uint64
+	calls *turns
 	ends  []uint64    // the last point of each member's interval, ascending
 	guide []guidepost // by the high bits of a point
 	shift uint
@@ -121,7 +120,7 @@ type guidepost struct {
 func within(point uint64, high uint) uint32 { return uint32(point << high >> 32) }
 
 func (c *weightedChooser) Choose(Call) int {
-	point := c.calls.Add(1) * golden
+	point := c.calls.take() * golden
 	g := c.guide[point>>c.shift]
 	if within(point, 64-c.shift) < g.until {
 		return int(g.first)

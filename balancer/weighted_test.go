@@ -42,7 +42,7 @@ func TestWeightedAgainstLinearSearch(t *testing.T) {
 		inverse := inverse(golden)
 		for _, p := range points {
 			want := slices.IndexFunc(c.ends, func(end uint64) bool { return p <= end })
-			c.calls.Store(p*inverse - 1) // so that the next point is p
+			c.calls.last.Store(p*inverse - 1) // so that the next point is p
 			if got := c.Choose(Call{}); got != want {
 				t.Fatalf("round %d: point %x belongs to %d, want %d", round, p, got, want)
 			}
