@@ -27,7 +27,7 @@ func (d *dice) Pick(*lb.Call) (int, error) {
 func (d *dice) Done(*lb.Call, int, lb.Result) {}
 func (d *dice) Update(servers []lb.Server)    { d.servers = servers }
 func step(load float64) scenario.Step {
-	return scenario.Step{Name: "one", Load: load, Settle: 10 * time.Second, Measure: 10 * time.Second}
+	return scenario.Step{Name: "one", Load: load, Settle: 5 * time.Second, Measure: 5 * time.Second}
 }
 
 // TestRetryInVirtualTime: where one call in twenty fails all succeed, for a twentieth more attempts; where all fail
@@ -36,7 +36,7 @@ func TestRetryInVirtualTime(t *testing.T) {
 	for fail, most := range map[float64]float64{0.05: 1.07, 1: 1.32} {
 		s := scenario.Scenario{Name: "retry", Clients: 1, Deadline: time.Second, Work: scenario.Exponential(10 * time.Millisecond),
 			Servers: []scenario.Group{{Name: "all", Count: 4, Server: server.Config{Cores: 1}}}, Steps: []scenario.Step{step(0.25)}}
-		s.Steps[0].Events = []scenario.Event{{At: -10 * time.Second,
+		s.Steps[0].Events = []scenario.Event{{At: -5 * time.Second,
 			Do: scenario.Faults(1, server.Faults{Fail: fail, FailAfter: time.Millisecond})}}
 		r, err := scenario.Run(s, WithRetry(anywhere(), "retry", retry.Policy{Idempotent: true}), 1)
 		if err != nil {
@@ -56,8 +56,8 @@ func TestRetryInVirtualTime(t *testing.T) {
 func TestHedgeInVirtualTime(t *testing.T) {
 	run := func(h retry.Hedge) scenario.StepResult {
 		s := scenario.Scenario{Name: "hedge", Clients: 1, Deadline: time.Second, Work: scenario.Fixed(10 * time.Millisecond),
-			Servers: []scenario.Group{{Name: "all", Count: 50, Server: server.Config{Cores: 4}}}, Steps: []scenario.Step{step(0.1)}}
-		s.Steps[0].Events = []scenario.Event{{At: -10 * time.Second, Do: scenario.Speed(0.02, 0.05)}}
+			Servers: []scenario.Group{{Name: "all", Count: 50, Server: server.Config{Cores: 2}}}, Steps: []scenario.Step{step(0.1)}}
+		s.Steps[0].Events = []scenario.Event{{At: -5 * time.Second, Do: scenario.Speed(0.02, 0.05)}}
 		r, err := scenario.Run(s, WithRetry(anywhere(), "hedge", retry.Policy{Idempotent: true, Hedge: h}), 1)
 		if err != nil {
 			t.Fatal(err)

@@ -89,8 +89,8 @@ func TestZonesAndKeys(t *testing.T) {
 		Name: "zones", Clients: 10, Zones: []string{"a", "b", "a", "b", "c"}, Work: Fixed(time.Millisecond), Keys: 5,
 		Servers: []Group{{Name: "a", Count: 1, Zone: "a"}, {Name: "b", Count: 2, Zone: "b"}, {Name: "c", Count: 1, Zone: "c"}},
 		Steps: []Step{
-			{Name: "even", Load: 0.4, Measure: 20 * time.Second},
-			{Name: "surge", Load: 0.4, Surge: map[string]float64{"a": 3, "b": 0}, Measure: 20 * time.Second},
+			{Name: "even", Load: 0.4, Measure: 6 * time.Second},
+			{Name: "surge", Load: 0.4, Surge: map[string]float64{"a": 3, "b": 0}, Measure: 6 * time.Second},
 		},
 	}
 	r, err := Run(s, choices(1), 1)
@@ -110,7 +110,7 @@ func TestZonesAndKeys(t *testing.T) {
 	if want := 1.4 * float64(even.Calls()); math.Abs(float64(surge.Calls())-want) > 5*math.Sqrt(want) {
 		t.Errorf("%d calls in the surge, want %.0f", surge.Calls(), want)
 	}
-	if want := 4 / s.Work.Mean.Seconds(); math.Abs(even.Capacity/want-1) > 1e-9 || even.Lasted != 20*time.Second {
+	if want := 4 / s.Work.Mean.Seconds(); math.Abs(even.Capacity/want-1) > 1e-9 || even.Lasted != 6*time.Second {
 		t.Errorf("capacity %v over %v, want %v", even.Capacity, even.Lasted, want)
 	}
 }

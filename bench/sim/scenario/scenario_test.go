@@ -258,14 +258,14 @@ func TestCatalogue(t *testing.T) {
 				}
 				return r
 			}
-			one, again, other := run(1), run(1), run(2)
+			one, again := run(1), run(1)
 			for _, st := range one.Steps {
 				if st.Calls() == 0 {
 					t.Errorf("%s: no calls", st.Name)
 				}
 			}
-			if one.Hash != again.Hash || one.Events != again.Events || one.Hash == other.Hash {
-				t.Errorf("seed 1 gave the hashes %#x and %#x, seed 2 %#x", one.Hash, again.Hash, other.Hash)
+			if one.Hash != again.Hash || one.Events != again.Events {
+				t.Errorf("one seed gave the hashes %#x and %#x", one.Hash, again.Hash)
 			}
 			if want := goldens[s.Name]; runtime.GOARCH == "amd64" && one.Hash != want {
 				t.Errorf("hash %#x, want %#x", one.Hash, want)

@@ -33,18 +33,18 @@ func TestFigures(t *testing.T) {
 		}
 	}
 	published := Shape{300, 300, 10}
-	a68 := Compare(A68(), published, 0)
+	a68 := Compare(A68(), published, 100)
 	between("A68 max/mean", a68.MaxMean, 1.6, 2.2)
 	between("A68 churn by one", a68.One, 0, 2*a68.Least[0])
 	between("A68 churn by a tenth", a68.More, 0.7*a68.Least[1], 1.3*a68.Least[1])
 	between("A68 churn by a client", a68.Client, 0, 0)
-	sre := Compare(SRE(), published, 0)
+	sre := Compare(SRE(), published, 100)
 	between("SRE max/mean", sre.MaxMean, 1, 1.001)
 	between("SRE churn by one", sre.One, 0.3, 1)
-	aperture := Compare(Aperture(), published, 0)
+	aperture := Compare(Aperture(), published, 100)
 	between("aperture max/mean", aperture.MaxMean, 1, 1.001)
 	between("aperture churn by a client", aperture.Client, 0.01, 1)
-	ours := Compare(Ours(), published, 30)
+	ours := Compare(Ours(), published, 20)
 	between("ours max/mean", ours.MaxMean, 1, 1.25)
 	between("ours churn by one", ours.One, 0, 0.03)
 	between("ours churn by a tenth", ours.More, 0, 2*ours.Least[1])
