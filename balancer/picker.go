@@ -69,6 +69,9 @@ func (k *picker) measured(info gbalancer.PickInfo, set *candidates, rec *callctx
 	e.started.Add(1)
 	r := newRecord()
 	r.p, r.e, r.method, r.began, r.remaining = k.p, e, info.FullMethodName, ask.Now, k.remaining(info.Ctx)
+	if k.settings.zone.Local != "" {
+		r.gauge()
+	}
 	return gbalancer.PickResult{SubConn: sc, Done: r.done}, true
 }
 
