@@ -36,7 +36,8 @@ const (
 // but not over more than a minute or so.
 type tide struct {
 	calls, nanos float64
-	silent       float64 // for how long calls have been under way, and none has ended, in nanoseconds
+	silent       float64 // for how long calls have been under way at least, and none has ended, in nanoseconds
+	open         bool    // calls were under way at the last look
 }
 
 const (
@@ -53,9 +54,10 @@ func (t *tide) flow(period float64, r reading) {
 	t.calls = t.calls*keep + calls
 	t.nanos = t.nanos*keep + float64(r.nanos)
 	t.silent += period
-	if r.calls > 0 || r.open == 0 {
-		t.silent = 0
+	if r.calls > 0 || !t.open {
+		t.silent = 0 // what is under way now may have begun a moment ago
 	}
+	t.open = r.open > 0
 }
 
 // latency is how long a call takes there, and by how many calls that is known. Who does not answer at all is at least

@@ -16,7 +16,7 @@ import (
 // is at most Tolerance slower than the others; and if instances of the zone are missing (not connected, blacklisted), as
 // many as those had beyond a reserve of 40 %. If none is left, all. Latency is measured by this client, on unary calls, so
 // it contains the way to the other zone, and a zone whose calls do not end counts as slow by that. The part is adjusted ten
-// times a second. It takes about a second to leave, and ten to return; after minutes of trouble, half a minute.
+// times a second. It takes about a second to leave, and ten to return, or half a minute with few calls.
 //
 // It works with every strategy, and within what filters leave over. Each candidate set has a part of its own. A retry
 // leaves the zone if all instances there have been tried. Instances without a zone count as elsewhere. Streams are
