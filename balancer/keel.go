@@ -193,7 +193,11 @@ func (c *keelChooser) Choose(call Call) int {
 	best := -1
 	if call.Attempt == 0 {
 		c.explore(any)
-		if !c.members[any].mute() && c.fleet.heard.Load() > call.Now-c.maxAge {
+		switch {
+		case c.members[any].mute() || c.fleet.heard.Load() <= call.Now-c.maxAge:
+		case c.fresh(any, call.Now) && c.rand()%4 == 0:
+			best = any
+		default:
 			best = c.best(call.Now)
 		}
 	}
@@ -202,6 +206,15 @@ func (c *keelChooser) Choose(call Call) int {
 	}
 	c.note(best)
 	return best
+}
+
+// fresh reports whether a member, drawn at random, has nothing to do and has never had: then it gets one call in four of
+// its share, so that its latency is known. It could wait for ever otherwise where the others have little to do; and with
+// its whole share a fleet that has been doubled with cold servers suffers (S8 of bench/sim).
+func (c *keelChooser) fresh(i int, now int64) bool {
+	g := c.gauges[i]
+	rif, age := g.RIF(now, c.members[i].InFlight())
+	return rif == 0 && age >= 0 && age <= c.maxAge && g.Latency() == 0 && !g.Averse(now)
 }
 
 // explore sends the probes that this call owes, the first of them to a member that was drawn before.

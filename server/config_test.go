@@ -82,7 +82,7 @@ func TestInfrastructureIsNotAnnounced(t *testing.T) {
 	for service, want := range map[string]bool{
 		"grpc.health.v1.Health": true, "grpc.reflection.v1.ServerReflection": true,
 		"grpc.reflection.v1alpha.ServerReflection": true, "grpc.channelz.v1.Channelz": true,
-		"grpc.testing.TestService": false, "orders.v1.Orders": false,
+		"evenkeel.v1.Load": true, "grpc.testing.TestService": false, "orders.v1.Orders": false,
 	} {
 		if got := infrastructure(service); got != want {
 			t.Errorf("infrastructure(%q) = %v, want %v", service, got, want)

@@ -40,6 +40,7 @@ type spec struct {
 	drain             time.Duration // server.Config.DrainDelay; 0 means none here
 	creds             credentials.TransportCredentials
 	health            *health.Server
+	load              *server.Load // its interceptors are for options
 	options           []grpc.ServerOption
 }
 
@@ -102,6 +103,9 @@ func startLocal(t *testing.T, reg registry.Registrar, s spec) *local {
 	}
 	l.s = grpc.NewServer(opts...)
 	greeter.Register(l.s, l)
+	if s.load != nil {
+		s.load.Register(l.s)
+	}
 	if s.health != nil {
 		healthpb.RegisterHealthServer(l.s, s.health)
 	}

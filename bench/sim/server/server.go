@@ -29,6 +29,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/bench/sim/engine"
 	"github.com/evenkeel/evenkeel/bench/sim/lb"
+	"github.com/evenkeel/evenkeel/internal/estimate"
 )
 
 // Config is one server. Its zero value is a process with one core of its own and nothing more.
@@ -137,7 +138,7 @@ type Server struct {
 
 	used         float64 // core nanoseconds, ever
 	done, failed uint64  // requests, ever
-	report       estimator
+	report       estimate.Estimator
 	window       window
 	admission    lb.Admission // nil for none
 }
@@ -287,7 +288,7 @@ func (s *Server) end(r *Request, status Status) {
 	s.done++
 	if status == OK {
 		s.leave(r, lb.Served)
-		s.report.record(int(r.rif), s.sim.Now()-r.arrived, s.sim.Now())
+		s.report.Record(int(r.rif), s.sim.Now()-r.arrived, s.sim.Now())
 	} else {
 		s.leave(r, lb.Vain)
 		s.failed++
@@ -423,7 +424,7 @@ func (s *Server) Crash() {
 
 // Restart ends a crash, a hang or a pause. What the server knew about itself is forgotten.
 func (s *Server) Restart() {
-	s.change(func() { s.down, s.hung, s.paused, s.report = false, false, 0, estimator{} })
+	s.change(func() { s.down, s.hung, s.paused, s.report = false, false, 0, estimate.Estimator{} })
 }
 
 // RIF is how many requests it has in flight.
@@ -455,7 +456,7 @@ func (s *Server) Load() lb.Load {
 	s.advance()
 	now, rif := s.sim.Now(), s.RIF()
 	cores, qps, eps := s.window.rates(now, s.used, s.done, s.failed)
-	return lb.Load{RIF: rif, Latency: s.report.median(rif, now), Utilization: cores / s.cfg.Cores, QPS: qps, EPS: eps}
+	return lb.Load{RIF: rif, Latency: s.report.Median(rif, now), Utilization: cores / s.cfg.Cores, QPS: qps, EPS: eps}
 }
 
 // Probe answers a probe, which costs it processor time; ok is false if it does not answer.
