@@ -68,6 +68,7 @@ func TestRoundRobinExact(t *testing.T) {
 	}
 }
 
+// TestRoundRobinConcurrent: callers who meet may take turns in runs, so the counts are even and not equal (ADR-0018).
 func TestRoundRobinConcurrent(t *testing.T) {
 	const n, callers, each = 7, 8, 700
 	c := RoundRobin{}.Build(Env{Members: members(same(n, 1)...), Rand: seeded(1)})
@@ -87,11 +88,7 @@ func TestRoundRobinConcurrent(t *testing.T) {
 			total[i] += g[i]
 		}
 	}
-	for i, k := range total {
-		if k != callers*each/n {
-			t.Errorf("member %d got %d calls, want %d: %v", i, k, callers*each/n, total)
-		}
-	}
+	checkUniform(t, "the calls of all", total[:])
 }
 
 // TestTurnsAreIndependent: calls with a filter do not disturb the turn of calls without, and an update does not
