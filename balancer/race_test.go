@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/balancer/outlier"
 	"github.com/evenkeel/evenkeel/filters"
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
@@ -54,6 +55,9 @@ func TestStorm(t *testing.T) {
 		{Strategy: Weighted{Load: "orca", Blackout: 1, Update: leastUpdate}, Zone: Zone{Local: "z0"},
 			SlowStart: SlowStart{Window: 2 * time.Millisecond}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
 		{Strategy: Hash{MaxLoad: 1}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
+		{Outliers: Outliers{Slow: 2}, Blacklist: Blacklist{BaseEjection: time.Millisecond}},
+		{Outliers: Outliers{A50: &outlier.A50{Interval: time.Millisecond, BaseEjectionTime: time.Millisecond,
+			FailurePercentageEjection: &outlier.FailurePercentageEjection{Threshold: 1, MinimumHosts: 1, RequestVolume: 1}}}},
 		{Strategy: Random{}, Require: filters.LabelIn("third", "0", "1"), Blacklist: Blacklist{BaseEjection: time.Microsecond, MaxEjectedPercent: 100}},
 	} {
 		s.configs = append(s.configs, mustParse(t, c))
