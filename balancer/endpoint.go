@@ -32,19 +32,15 @@ type Endpoint struct {
 	slots    atomic.Pointer[[]slot]
 	inst     atomic.Pointer[registry.Instance]
 	claimed  atomic.Uint32 // odd while a probing call is under way; its number
-	asked    atomic.Bool   // a probe of the load is under way
-	failures atomic.Uint64
-	errors   atomic.Uint64 // ends with any error
-	silent   atomic.Uint64 // ends that say nothing: what was never sent, what its caller gave up
-	timed    atomic.Uint64 // calls whose time was taken, for Outliers.Slow
-	latency  atomic.Uint64 // of these together, in ns
-	slotsMu  sync.Mutex    // orders writers of slots
 	share    atomic.Uint32 // of fullShare; 0 for all of it
+	failures atomic.Uint64
+	tallies  atomic.Pointer[tally] // nil until somebody counts there
+	slotsMu  sync.Mutex            // orders writers of slots
 
 	id     callctx.Endpoint
 	child  *child
-	gauge  gauge
-	number uint64 // by which endpoints have an order that one seed gives again
+	number uint32      // by which endpoints have an order that one seed gives again
+	asked  atomic.Bool // a probe of the load is under way
 
 	// Guarded by policy.mu.
 	sentence  sentence
@@ -56,12 +52,41 @@ type Endpoint struct {
 	spared    int64               // until when a dry run pretends that it is out
 }
 
+// tally is what is counted at an endpoint that not every endpoint needs: what never failed and is not watched by any
+// feature has none.
+type tally struct {
+	gauge   gauge
+	errors  atomic.Uint64 // ends with any error
+	silent  atomic.Uint64 // ends that say nothing: what was never sent, what its caller gave up
+	timed   atomic.Uint64 // calls whose time was taken, for Outliers.Slow
+	latency atomic.Uint64 // of these together, in ns
+}
+
+// nothing is the tally of who has none.
+var nothing tally
+
+// tally is where to count.
+func (e *Endpoint) tally() *tally {
+	if t := e.tallies.Load(); t != nil {
+		return t
+	}
+	e.tallies.CompareAndSwap(nil, new(tally))
+	return e.tallies.Load()
+}
+
+// counted is what was counted, for readers.
+func (e *Endpoint) counted() *tally {
+	if t := e.tallies.Load(); t != nil {
+		return t
+	}
+	return &nothing
+}
+
 // connection is one READY spell of an endpoint.
 type connection struct {
 	sc   gbalancer.SubConn
-	mute atomic.Bool // the server does not answer probes
-	once sync.Once   // for cc
-	cc   grpc.ClientConnInterface
+	way  atomic.Pointer[grpc.ClientConnInterface] // for line; nil until somebody calls there
+	mute atomic.Bool                              // the server does not answer probes
 }
 
 type slot struct{ key, value any }

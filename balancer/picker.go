@@ -377,23 +377,23 @@ func (e *Endpoint) finishPlain(info gbalancer.DoneInfo) {
 // finish records the end of a call on its endpoint: load, latency and health.
 func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	o.e.ended.Add(1)
+	s := p.active.Load()
 	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
 		// The pick was discarded, nothing was sent: not an infinitely fast success.
-		o.e.silent.Add(1)
+		s.vigil.silent(o.e)
 		o.ungauged()
 		p.undecided(o)
 		return
 	}
-	s := p.active.Load()
 	class := outcome.OK
 	if info.Err != nil {
-		o.e.errors.Add(1)
+		s.vigil.failed(o.e)
 		class = s.judge.classify(o.method, info.Err, o.remaining)
 	}
 	if class == outcome.Failure {
 		if !info.BytesSent && o.e.subConn() == nil {
 			// The connection went away before the call was on it, which its state says already.
-			o.e.silent.Add(1)
+			s.vigil.silent(o.e)
 			o.ungauged()
 			p.undecided(o)
 			return
@@ -404,7 +404,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		}
 	}
 	if class == outcome.Ignore && gaveUp(info.Err) {
-		o.e.silent.Add(1)
+		s.vigil.silent(o.e)
 	}
 	if (s.timed || o.gauged) && o.began != 0 {
 		p.measure(s, &o, class, info.Err, info.ServerLoad)
@@ -439,7 +439,7 @@ func (p *policy) measure(s *settings, o *ending, class outcome.Class, err error,
 		o.e.clocked(sample.Latency)
 	}
 	if o.gauged {
-		o.e.gauge.end(o.took(sample.Latency, class, err))
+		o.e.tally().gauge.end(o.took(sample.Latency, class, err))
 	}
 	if s.measurer == nil {
 		return

@@ -164,12 +164,15 @@ func (q *prober) close() {
 
 // line is the way to make calls on the connection itself. It is made at the first use.
 func (c *connection) line() grpc.ClientConnInterface {
-	c.once.Do(func() {
-		// It is not given back: gRPC takes it when the connection is lost, and there is nothing to it.
-		p, _ := c.sc.GetOrBuildProducer(lines)
-		c.cc = p.(grpc.ClientConnInterface)
-	})
-	return c.cc
+	if way := c.way.Load(); way != nil {
+		return *way
+	}
+	// It is not given back: gRPC takes it when the connection is lost, and there is nothing to it. Whoever comes at the
+	// same time gets the same.
+	p, _ := c.sc.GetOrBuildProducer(lines)
+	way := p.(grpc.ClientConnInterface)
+	c.way.Store(&way)
+	return way
 }
 
 // lines is the way to ask gRPC for a [connection.line]: a producer that has no state and starts nothing, so it has

@@ -166,7 +166,7 @@ func (p *policy) dismiss(c *child, l *plan) change {
 func (p *policy) enlist(c *child, in *registry.Instance) {
 	e := &Endpoint{child: c, id: callctx.Endpoint{ID: in.ID, Addr: in.Addr}, newcomer: len(p.known) > 0}
 	p.numbers++
-	e.number = p.numbers
+	e.number = uint32(p.numbers) // it would take decades to wrap, and then an order would be another
 	e.set(in)
 	e.connect(c.conn)
 	e.done = func(info gbalancer.DoneInfo) {

@@ -131,15 +131,15 @@ func (p *policy) call() {
 		h := e.host
 		// Failures before calls, so that there are never more of them.
 		if p.settings.vigil.a50 != nil {
-			h.Failures = e.errors.Load()
+			h.Failures = e.counted().errors.Load()
 			h.Calls = e.ended.Load()
 		} else {
 			h.Failures = e.failures.Load()
-			silent := e.silent.Load()
+			silent := e.counted().silent.Load()
 			h.Calls = max(e.ended.Load(), silent) - silent
 		}
-		h.Timed = e.timed.Load()
-		h.Latency = e.latency.Load()
+		h.Timed = e.counted().timed.Load()
+		h.Latency = e.counted().latency.Load()
 		h.Out = e.phase() != healthy || e.spared > now
 		total += h.Failures
 		w.endpoints, w.hosts = append(w.endpoints, e), append(w.hosts, h)
@@ -187,6 +187,21 @@ func (p *policy) reweigh() {
 
 // clocked notes how long a call took, for those who ask about latency.
 func (e *Endpoint) clocked(latency int64) {
-	e.latency.Add(uint64(latency))
-	e.timed.Add(1)
+	e.tally().latency.Add(uint64(latency))
+	e.tally().timed.Add(1)
+}
+
+// silent notes the end of a call that says nothing about e. Where nobody looks for outliers nobody counts: the detector
+// goes by differences, so it misses nothing.
+func (v *vigil) silent(e *Endpoint) {
+	if v != nil {
+		e.tally().silent.Add(1)
+	}
+}
+
+// failed notes that a call to e ended with an error, whatever it says.
+func (v *vigil) failed(e *Endpoint) {
+	if v != nil {
+		e.tally().errors.Add(1)
+	}
 }

@@ -71,13 +71,13 @@ func (o *ending) gauge() {
 		return
 	}
 	o.gauged = true
-	o.e.gauge.begun.Add(1)
+	o.e.tally().gauge.begun.Add(1)
 }
 
 // ungauged counts it out without a measurement.
 func (o *ending) ungauged() {
 	if o.gauged {
-		o.e.gauge.end(-1)
+		o.e.tally().gauge.end(-1)
 	}
 }
 
@@ -184,10 +184,10 @@ func (z *zones) set(fraction float64) { z.leaves.Store(uint32(fraction * (1<<32 
 func (z *zones) totals() (t [2]reading) {
 	for i, part := range []*candidates{z.near, z.far} {
 		for _, e := range part.members {
-			over := e.gauge.over.Load() // first, so that the difference is never negative
-			t[i].open += int64(e.gauge.begun.Load() - over)
-			t[i].nanos += e.gauge.nanos.Load()
-			t[i].calls += e.gauge.calls.Load()
+			over := e.counted().gauge.over.Load() // first, so that the difference is never negative
+			t[i].open += int64(e.counted().gauge.begun.Load() - over)
+			t[i].nanos += e.counted().gauge.nanos.Load()
+			t[i].calls += e.counted().gauge.calls.Load()
 		}
 	}
 	return t

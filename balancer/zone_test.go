@@ -408,7 +408,7 @@ func TestZoneStreams(t *testing.T) {
 	}
 	var begun, over, calls uint64
 	for e := range r.ever {
-		begun, over, calls = begun+e.gauge.begun.Load(), over+e.gauge.over.Load(), calls+e.gauge.calls.Load()
+		begun, over, calls = begun+e.counted().gauge.begun.Load(), over+e.counted().gauge.over.Load(), calls+e.counted().gauge.calls.Load()
 	}
 	if begun != 5 || over != 5 || calls != 2 {
 		t.Errorf("%d unary calls begun and %d over, %d of them measured; want 5, 5 and the success and the cancelled one",
