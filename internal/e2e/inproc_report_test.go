@@ -40,7 +40,9 @@ func reporting(probes *atomic.Int64, with ...grpc.ServerOption) spec {
 // calls, and so does the one that fails at once, without a blacklist; and nothing is left behind.
 func TestReportsDecide(t *testing.T) {
 	for _, s := range []balancer.Strategy{
-		balancer.Keel{ProbeTimeout: 10 * time.Second}, balancer.Prequal{ProbeTimeout: 10 * time.Second},
+		// With the patience that a busy machine takes, so that the test is not about its pace.
+		balancer.Keel{ProbeTimeout: time.Minute, MaxAge: time.Minute},
+		balancer.Prequal{ProbeTimeout: time.Minute, MaxAge: time.Minute, RemoveRate: 0.01},
 	} {
 		t.Run(s.Name(), func(t *testing.T) {
 			leak.Check(t)
