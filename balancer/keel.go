@@ -166,9 +166,11 @@ func (c *keelChooser) follow(p *keelChooser) {
 		c.fleet = p.fleet
 	}
 	where := make(map[*Endpoint]int, recalled)
+	var recent [recalled]*Endpoint // p is still in use, and goes on noting
 	for i := range p.recent {
 		if at := p.recent[i].Load(); at > 0 {
-			where[p.members[at-1]] = -1
+			recent[i] = p.members[at-1]
+			where[recent[i]] = -1
 		}
 	}
 	for i, m := range c.members {
@@ -176,9 +178,9 @@ func (c *keelChooser) follow(p *keelChooser) {
 			where[m] = i
 		}
 	}
-	for i := range p.recent { // in the order of p, so that one seed gives one run
-		if at := p.recent[i].Load(); at > 0 && where[p.members[at-1]] >= 0 {
-			c.recent[i].Store(uint32(where[p.members[at-1]] + 1))
+	for i, m := range recent {
+		if m != nil && where[m] >= 0 {
+			c.recent[i].Store(uint32(where[m] + 1))
 		}
 	}
 	c.at.Store(p.at.Load())

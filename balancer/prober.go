@@ -131,13 +131,12 @@ func (q *prober) send(in *inquiry) (load.Report, bool) {
 	defer q.p.clock.AfterFunc(in.timeout, cancel).Stop()
 	reply := new(orcapb.OrcaLoadReport)
 	err := in.conn.line().Invoke(ctx, probe.Method, new(emptypb.Empty), reply)
-	if err == nil {
-		return reportOf(reply)
-	}
-	if outcome.Code(err) == codes.Unimplemented {
+	r, ok := reportOf(reply)
+	ok = ok && err == nil && r.RIF >= 0
+	if err == nil && !ok || outcome.Code(err) == codes.Unimplemented {
 		in.conn.mute.Store(true) // until there is another process, which comes with another connection
 	}
-	return load.Report{}, false
+	return r, ok
 }
 
 // answered lets the endpoint be probed again, and hands over what it said.

@@ -191,19 +191,27 @@ func TestProbeOverTheConnection(t *testing.T) {
 	}
 }
 
-// TestProbeOfAServerWithoutIt: whoever does not know the service is not asked again over that connection.
+// TestProbeOfAServerWithoutIt: whoever does not know the service, or does not say how much is in flight, is not asked
+// again over that connection.
 func TestProbeOfAServerWithoutIt(t *testing.T) {
 	leak.Check(t)
-	_, p, e := dial(t, loadServer(t, nil))
-	heard := make(answers, 1)
-	if !p.prober.probe(e, time.Minute, heard) {
-		t.Fatal("no probe was sent")
-	}
-	if r := <-heard; r.RIF != -2 {
-		t.Errorf("the answer is %+v, want none", r)
-	}
-	if p.prober.probe(e, time.Minute, heard) {
-		t.Error("a second probe was sent to a server that does not know them")
+	for name, answer := range map[string]func(context.Context) (*orcapb.OrcaLoadReport, error){
+		"no service": nil,
+		"no figures": func(context.Context) (*orcapb.OrcaLoadReport, error) {
+			return &orcapb.OrcaLoadReport{CpuUtilization: 1}, nil
+		},
+	} {
+		_, p, e := dial(t, loadServer(t, answer))
+		heard := make(answers, 1)
+		if !p.prober.probe(e, time.Minute, heard) {
+			t.Fatal("no probe was sent")
+		}
+		if r := <-heard; r.RIF != -2 {
+			t.Errorf("%s: the answer is %+v, want none", name, r)
+		}
+		if p.prober.probe(e, time.Minute, heard) {
+			t.Errorf("%s: a second probe was sent", name)
+		}
 	}
 }
 
