@@ -56,8 +56,8 @@ type Endpoint struct {
 // feature has none.
 type tally struct {
 	gauge   gauge
-	errors  atomic.Uint64 // ends with any error
-	silent  atomic.Uint64 // ends that say nothing: what was never sent, what its caller gave up
+	errors  atomic.Uint64 // ends with any error, for A50
+	silent  atomic.Uint64 // ends, during a watch, that say nothing: what was never sent, what its caller gave up
 	timed   atomic.Uint64 // calls whose time was taken, for Outliers.Slow
 	latency atomic.Uint64 // of these together, in ns
 }

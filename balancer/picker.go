@@ -380,7 +380,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	s := p.active.Load()
 	if info.Err == nil && !info.BytesSent && !info.BytesReceived {
 		// The pick was discarded, nothing was sent: not an infinitely fast success.
-		s.vigil.silent(o.e)
+		p.silent(o.e)
 		o.ungauged()
 		p.undecided(o)
 		return
@@ -393,7 +393,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	if class == outcome.Failure {
 		if !info.BytesSent && o.e.subConn() == nil {
 			// The connection went away before the call was on it, which its state says already.
-			s.vigil.silent(o.e)
+			p.silent(o.e)
 			o.ungauged()
 			p.undecided(o)
 			return
@@ -404,7 +404,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 		}
 	}
 	if class == outcome.Ignore && gaveUp(info.Err) {
-		s.vigil.silent(o.e)
+		p.silent(o.e)
 	}
 	if (s.timed || o.gauged) && o.began != 0 {
 		p.measure(s, &o, class, info.Err, info.ServerLoad)

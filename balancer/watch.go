@@ -191,17 +191,17 @@ func (e *Endpoint) clocked(latency int64) {
 	e.tally().timed.Add(1)
 }
 
-// silent notes the end of a call that says nothing about e. Where nobody looks for outliers nobody counts: the detector
-// goes by differences, so it misses nothing.
-func (v *vigil) silent(e *Endpoint) {
-	if v != nil {
+// silent notes the end of a call that says nothing about e. Where no watch is on nobody counts: the detector goes by
+// differences from when it began, so it misses nothing.
+func (p *policy) silent(e *Endpoint) {
+	if p.watching.Load() {
 		e.tally().silent.Add(1)
 	}
 }
 
-// failed notes that a call to e ended with an error, whatever it says.
+// failed notes that a call to e ended with an error, whatever it says; only A50's detectors ask for that.
 func (v *vigil) failed(e *Endpoint) {
-	if v != nil {
+	if v != nil && v.a50 != nil {
 		e.tally().errors.Add(1)
 	}
 }
