@@ -20,9 +20,6 @@ import (
 	"github.com/evenkeel/evenkeel/internal/greeter"
 )
 
-// serverOptions are what every server has.
-func serverOptions() []grpc.ServerOption { return nil }
-
 // serviceConfig selects a policy by the name that it has here.
 func serviceConfig(policy string) string {
 	lb := `{"` + strings.TrimPrefix(policy, "grpc_") + `":{}}`

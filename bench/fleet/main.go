@@ -10,7 +10,8 @@
 //
 // Policies take turns in several rounds, each with a client of its own that has a second to learn; the table has the median
 // round. Flags change the policies and the load; -h lists them. The programs share the machine, so
-// what the servers take is time and not the processor: they wait for a timer, with four calls at a time.
+// what the servers take is time and not the processor: they wait for a timer, with four calls at a time. They tell their load
+// (server.Load), which only the strategies that want to know it ask for.
 package main
 
 import (

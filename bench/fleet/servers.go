@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/internal/greeter"
+	"github.com/evenkeel/evenkeel/server"
 )
 
 // roleVariable is the variable of the environment that makes this program a server, and says which.
@@ -50,7 +51,9 @@ func serve(role string, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(serverOptions()...)
+	load := server.NewLoad(server.LoadConfig{})
+	s := grpc.NewServer(grpc.UnaryInterceptor(load.UnaryServerInterceptor()))
+	load.Register(s) // answers the probes of prequal and keel
 	greeter.Register(s, worker(role))
 	go func() {
 		_, _ = io.Copy(io.Discard, in)
