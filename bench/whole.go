@@ -199,9 +199,14 @@ func (w *Whole) warm(c *client) error {
 		if missing < 0 && made >= settleCalls {
 			break
 		}
-		// Not every policy lets a call wait until its first picker knows somebody: until the deadline an error is that.
-		if err := c.call(ctx, grpc.WaitForReady(true)); err != nil && ctx.Err() != nil {
-			return fmt.Errorf("call %d, server %d has had none: %w", made, missing, err)
+		if err := c.call(ctx, grpc.WaitForReady(true)); err != nil {
+			// Not every policy lets a call wait until its first picker knows somebody: until the deadline an error is
+			// that. Few of them, or the stack's breaker would remember.
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("call %d, server %d has had none: %w", made, missing, err)
+			case <-time.After(100 * time.Millisecond):
+			}
 		}
 	}
 	if w.calls[servers].Load() != before[servers] {
