@@ -147,7 +147,8 @@ type unrecorded struct{}
 func (unrecorded) ForeachBaggageItem(func(k, v string) bool) {}
 func (unrecorded) IsSampled() bool                           { return false }
 
-// BenchmarkWrapper is what a wrapper adds to a call that succeeds.
+// BenchmarkWrapper is what a wrapper adds to a call that succeeds. It is in the first file of the package by name, so that it
+// runs first: in a heap through which 18 GB of some policy's pickers went a small allocation takes twice as long.
 func BenchmarkWrapper(b *testing.B) {
 	all := rows()
 	for _, c := range []bench.Context{{}, {Deadline: true}} {
