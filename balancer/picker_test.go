@@ -392,17 +392,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 			"wrapper":  {ctx: with(t.Context(), new(callctx.Call))},
 		} {
 			info := gbalancer.PickInfo{Ctx: a.ctx, FullMethodName: "/orders.Orders/Get"}
-			p, end := r.cc.Picker(), ended(nil)
-			n := testing.AllocsPerRun(1000, func() {
-				res, err := p.Pick(info)
-				if err != nil {
-					t.Fatal(err)
-				}
-				res.Done(end)
-			})
-			if n > 0 {
-				t.Errorf("%s, %s: %v allocations a call, want none", s.Name(), name, n)
-			}
+			checkNoAllocations(t, s.Name()+", "+name, r.cc.Picker(), info)
 		}
 	}
 }

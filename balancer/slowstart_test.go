@@ -364,17 +364,7 @@ func TestSlowStartAllocatesNothing(t *testing.T) {
 	for _, s := range strategiesUnderTest {
 		r := joined(t, slowly(s), 4)
 		info := gbalancer.PickInfo{Ctx: t.Context(), FullMethodName: "/orders.Orders/Get"}
-		p, end := r.cc.Picker(), ended(nil)
-		n := testing.AllocsPerRun(1000, func() {
-			res, err := p.Pick(info)
-			if err != nil {
-				t.Fatal(err)
-			}
-			res.Done(end)
-		})
-		if n > 0 {
-			t.Errorf("%s: %v allocations a call, want none", s.Name(), n)
-		}
+		checkNoAllocations(t, s.Name(), r.cc.Picker(), info)
 	}
 }
 

@@ -377,17 +377,7 @@ func TestZoneAllocatesNothing(t *testing.T) {
 	}
 	for _, s := range strategiesUnderTest {
 		r := newRig(t, near(s), zoned(3, 3))
-		p, info, end := r.cc.Picker(), gbalancer.PickInfo{Ctx: t.Context(), FullMethodName: "/a/b"}, ended(nil)
-		n := testing.AllocsPerRun(1000, func() {
-			res, err := p.Pick(info)
-			if err != nil {
-				t.Fatal(err)
-			}
-			res.Done(end)
-		})
-		if n > 0 {
-			t.Errorf("%s: %v allocations a call, want none", s.Name(), n)
-		}
+		checkNoAllocations(t, s.Name(), r.cc.Picker(), gbalancer.PickInfo{Ctx: t.Context(), FullMethodName: "/a/b"})
 	}
 }
 
