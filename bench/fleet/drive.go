@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,13 +18,18 @@ import (
 	gresolver "google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
 
+	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/internal/greeter"
 )
 
 // serviceConfig selects a policy by the name that it has here.
 func serviceConfig(policy string) string {
 	lb := `{"` + strings.TrimPrefix(policy, "grpc_") + `":{}}`
-	switch strategy, ours := strings.CutPrefix(policy, "evenkeel_"); {
+	name, ours := strings.CutPrefix(policy, "evenkeel_")
+	strategy, lighter := strings.CutSuffix(name, lighterSuffix)
+	switch {
+	case ours && lighter:
+		lb = `{"evenkeel":{"strategy":{"` + strategy + `":{}},"outliers":{"slow":3}}}`
 	case ours:
 		lb = `{"evenkeel":{"strategy":{"` + strategy + `":{}}}}`
 	case policy == "grpc_least_request":
@@ -31,6 +37,12 @@ func serviceConfig(policy string) string {
 	}
 	return `{"loadBalancingConfig":[` + lb + `]}`
 }
+
+// lighterSuffix says that instances which are three times as slow as the others get fewer calls ("outliers" with "slow").
+const lighterSuffix = "+slow"
+
+// keys are those that calls have for hash, all as popular.
+const keys = 1000
 
 // dial connects to the fleet with a policy.
 func dial(policy string, addrs []string) (*grpc.ClientConn, error) {
@@ -107,6 +119,7 @@ func drive(ctx context.Context, conn *grpc.ClientConn, f *fleet, o options, seed
 			break
 		}
 		counts := due >= o.warmUp
+		ctx := balancer.WithHashKey(ctx, strconv.Itoa(random.IntN(keys))) // only hash looks at it
 		under.Go(func() {
 			c := one(ctx, conn, f, began.Add(due), o.deadline)
 			if counts {

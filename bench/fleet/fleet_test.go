@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/evenkeel/evenkeel/balancer"
 )
 
 // TestMain runs the tests, or, in a process that a test started, one server.
@@ -79,6 +82,25 @@ func TestFlags(t *testing.T) {
 		err := run(t.Context(), strings.Fields(tt.args), io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error with %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+// TestPolicies: there is a row for each strategy, and grpc takes what selects it.
+func TestPolicies(t *testing.T) {
+	for _, s := range balancer.Strategies() {
+		if !slices.Contains(all(), "evenkeel_"+s) {
+			t.Errorf("%s has no row: %v", s, all())
+		}
+	}
+	for _, p := range all() {
+		conn, err := dial(p, []string{"127.0.0.1:1"})
+		if err != nil {
+			t.Errorf("%s: %v, of %s", p, err, serviceConfig(p))
+			continue
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
