@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// matching shares servers out among clients: each client gets size of them, and no server has many more clients than
-// another. It is a function of what it is made from and of nothing else, so every client that knows how many there are
-// computes the same one and takes its own part, without asking anybody.
+// matching shares servers out among clients: each client gets as many as it wants, or nearly, and no server has many
+// more clients than another. It is a function of what it is made from and of nothing else, so every client that knows
+// how many there are computes the same one and takes its own part, without asking anybody.
 //
 // It is a stable matching (Gale and Shapley, 1962, with capacities as for their colleges) in which both sides have
 // preferences drawn from hashes: a client asks servers in its order, and a server keeps those that it prefers, up to
@@ -19,8 +19,8 @@ import (
 type matching struct {
 	servers []claimant
 	ring    *ring
-	size    int
-	caps    []int
+	sizes   []int      // by client: how many servers it gets
+	caps    []int      // by server: how many clients it takes
 	kept    [][]suitor // by server
 	asked   []uint32   // by client: how many servers it has asked
 	has     []int      // by client: how many keep it
@@ -33,21 +33,69 @@ type suitor struct {
 }
 
 const (
-	// headroom is by how much the capacity of all servers exceeds what the clients ask for. The more there is, the
-	// shorter are the chains of displacements, and the less even the shares.
+	// headroom is by how much the capacity of all servers exceeds what the clients ask for, where there is room for it.
+	// The more there is, the shorter are the chains of displacements, and the less even the shares.
 	headroom = 0.2
-	// leastHeadroom is how much there is at least, even if whole numbers then make the shares less even.
-	leastHeadroom = 0.05
-	// maxBalance is how many times the mean a server may have where whole numbers allow it.
+	// maxBalance is how many times the mean a server may have.
 	maxBalance = 1.25
+	// fullest is how much of a small capacity may be in use in the mean: with less headroom a server more or less moves
+	// a great part of all connections.
+	fullest = 0.9
+	// steepest bounds how fast the capacity follows the number of servers from one whole number to the next: a percent
+	// more servers changes it by about so many percent.
+	steepest = 6
 )
+
+// terms is how many servers a client gets in the mean, and how many clients a server takes. Neither has to be a whole
+// number: by their hashes a part of the clients, or of the servers, has one more than the others. The terms change
+// smoothly with the number of servers, so one more or less concerns few clients and few servers.
+type terms struct {
+	size, capacity float64
+}
+
+// termsFor finds the terms for clients that want size servers each, of so many servers.
+//
+// Say the mean is how many clients a server has. A capacity of a whole number c is even for means from c/maxBalance on,
+// and leaves headroom up to fullest times c. From c = 6 on these ranges meet, near enough, and every size is good. Below
+// there are gaps between them, and a mean that falls into one is brought down to the end of the range below, by giving
+// clients fewer servers than they want, though not less than four fifths of them. Towards the end of the gap the mean
+// returns to what is wanted, and the capacity grows to that of the next range; only there shares are less even than they
+// should be. To jump over the gap would keep them even, and would have a fifth of all connections depend on one server.
+func termsFor(clients, size, servers int) terms {
+	wish := float64(size)
+	mean := float64(clients) * wish / float64(servers)
+	c := math.Floor(maxBalance * mean)
+	given, most := mean, c
+	switch {
+	case c > 6: // the capacity grows from c - 1 at the beginning of the range
+		from := c / maxBalance
+		most = c - 1 + min(1, (mean-from)/(from*growth(c-1)-from))
+	case c == 0 || int(c) >= clients: // nobody has more than one anyway, or than all
+		most = min(c+1, float64(clients))
+	case c < 6 && mean > fullest*c: // in a gap
+		top, least := fullest*c, math.Ceil(wish/maxBalance)
+		edge := max(top, min(top*wish/least, (c+1)/(maxBalance*growth(c))))
+		way := min(max(mean-edge, 0)/(edge*growth(c)-edge), 1)
+		given, most = top+way*(max(edge*growth(c), mean)-top), c+way
+	}
+	return terms{min(wish, wish*given/mean), max(1, min(given*(1+headroom), most))}
+}
+
+// growth is by what factor the mean grows while the capacity grows from c to c + 1.
+func growth(c float64) float64 { return math.Pow((c+1)/c, 1.0/steepest) }
 
 // match makes the matching of more servers than size.
 func match(servers []claimant, clients, size int) *matching {
 	m := &matching{
-		servers: servers, ring: newRing(servers), size: size,
-		caps: capacities(servers, float64(clients)*float64(size)/float64(len(servers))),
+		servers: servers, ring: newRing(servers), sizes: make([]int, clients), caps: make([]int, len(servers)),
 		kept: make([][]suitor, len(servers)), asked: make([]uint32, clients), has: make([]int, clients),
+	}
+	t := termsFor(clients, size, len(servers))
+	for c := range m.sizes {
+		m.sizes[c] = whole(t.size, mix(^uint64(c)))
+	}
+	for i, s := range servers {
+		m.caps[i] = whole(t.capacity, mix(s.skip))
 	}
 	// Where nearly every client has nearly every server, the last one may look for a place for ever.
 	patience := uint32(64*len(servers) + 1024)
@@ -57,7 +105,7 @@ func match(servers []claimant, clients, size int) *matching {
 		for len(displaced) > 0 {
 			c := displaced[len(displaced)-1]
 			switch {
-			case m.has[c] == size:
+			case m.has[c] == m.sizes[c]:
 				displaced = displaced[:len(displaced)-1]
 			case m.asked[c] == patience:
 				m.squeeze(c)
@@ -71,24 +119,14 @@ func match(servers []claimant, clients, size int) *matching {
 	return m
 }
 
-// capacities says how many clients each server takes: the mean and the headroom. That is seldom a whole number, so a
-// part of the servers, by their hashes, takes one more than the others; then with one server more or less few
-// capacities change.
-func capacities(servers []claimant, mean float64) []int {
-	most := math.Floor(maxBalance * mean)
-	if most < mean*(1+leastHeadroom) {
-		most = math.Ceil(mean * (1 + leastHeadroom))
+// whole is one of the two whole numbers beside x, by a hash: of many hashes so many get the greater one that x is their
+// mean.
+func whole(x float64, hash uint64) int {
+	low, part := math.Modf(x)
+	if float64(hash>>11)/(1<<53) < part {
+		low++
 	}
-	want := max(1, min(mean*(1+headroom), most))
-	low, part := math.Modf(want)
-	caps := make([]int, len(servers))
-	for i, s := range servers {
-		caps[i] = int(low)
-		if float64(mix(s.skip)>>11)/(1<<53) < part {
-			caps[i]++
-		}
-	}
-	return caps
+	return int(low)
 }
 
 // ask has c ask the next server of its order. The answer is the client that lost its place by that, or -1.
@@ -139,7 +177,7 @@ func (m *matching) squeeze(c int32) {
 
 // of lists the servers that keep client c, by rank.
 func (m *matching) of(c int) []int {
-	servers := make([]int, 0, m.size)
+	servers := make([]int, 0, m.sizes[c])
 	for s, kept := range m.kept {
 		if slices.ContainsFunc(kept, func(k suitor) bool { return int(k.client) == c }) {
 			servers = append(servers, s)

@@ -20,17 +20,21 @@ import (
 // Require admits.
 //
 // If the client knows its number among all (Client of Clients: the ordinal of a StatefulSet, a task index), the subsets
-// fit together: no instance has more than 1.25 times the mean number of clients. (Where the mean is below 5 whole
-// numbers may not allow that: of two in the mean some have three.) All clients must be given the same Clients and Size,
-// though not at the same moment. A client that does not know its number draws at random (gRFC A68); then some instances have two or
-// three times the mean.
+// fit together: no instance has more than 1.25 times the mean number of clients. Where that number is small whole
+// numbers stand in the way, since two in the mean leave no room below three; then clients connect to a few instances
+// fewer than Size, never to less than four fifths of it. That cannot mend a mean below 0.8, from 1.12 to 1.6, or in the
+// last 5 % before 2.4, 3.2, 4 and 4.8 (where a fifth of Size is no whole number these stretches are longer, and from a
+// Size below 5 nothing can be taken away at all); [Subset.Plan] tells. All clients must be given the same Clients and
+// Size, though not at the same moment. A client that does not know its number draws at random (gRFC A68); then some
+// instances have two or three times the mean.
 //
 // Either way most connections stay when instances or clients come and go. ADR-0025 has the figures.
 //
 // An instance that starts to drain is replaced, and stays connected until it has left. One that fails is not replaced,
 // since it is the blacklist's; so a Size should be great enough to do without some, 12 or more (Finagle's least).
 type Subset struct {
-	// Size is how many instances to connect to; 0 means all.
+	// Size is how many instances to connect to; 0 means all. With Clients it is the most: where shares would be uneven
+	// some or all of the clients have fewer, by a fifth at most.
 	Size int `json:"size,omitempty"`
 	// Client is this client's number, from 0 to Clients - 1.
 	Client int `json:"client,omitempty"`

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -18,20 +19,26 @@ func idsOf(n int) []string {
 	return ids
 }
 
+// link is a connection.
+type link struct {
+	client int32
+	id     string
+}
+
 // pairs are who connects to whom, for all clients.
-func pairs(s Subset, ids []string) map[string]bool {
+func pairs(s Subset, ids []string) map[link]bool {
 	m, order := s.match(ids)
-	all := make(map[string]bool, s.Size*s.Clients)
+	all := make(map[link]bool, s.Size*s.Clients)
 	for rank, kept := range m.kept {
 		for _, k := range kept {
-			all[fmt.Sprint(k.client, " ", ids[order[rank]])] = true
+			all[link{k.client, ids[order[rank]]}] = true
 		}
 	}
 	return all
 }
 
 // moved is how many of the connections of before are not among those of after.
-func moved(before, after map[string]bool) float64 {
+func moved(before, after map[link]bool) float64 {
 	n := 0
 	for p := range before {
 		if !after[p] {
@@ -54,22 +61,24 @@ func TestSubsetIsEven(t *testing.T) {
 		{300, 300, 90, 1.25, 0.01, 0.13},
 		{100, 1000, 20, 1.25, 0.02, 0.14},
 		{30, 40, 12, 1.25, 0.10, 0.16},
-		{2000, 200, 24, 1.25, 0.03, 0.3}, // 2.4 in the mean, so 3 at most
-		{2000, 200, 20, 1.50, 0.03, 0.3}, // 2 in the mean: whole numbers leave no headroom below 3
+		{2000, 200, 24, 1.25, 0.03, 0.37}, // 2.4 in the mean, so 3 at most
+		{2000, 200, 20, 1.25, 0.03, 0.3},  // 2 in the mean, which would leave no headroom below 3: 1.8 and 2 at most
+		{2200, 200, 20, 1.25, 0.03, 0.3},
+		{1800, 200, 20, 1.25, 0.03, 0.3},
+		{4000, 200, 20, 1.25, 0.03, 0.3}, // 1 in the mean: 0.9 and 1 at most
 	} {
 		t.Run(fmt.Sprintf("%d_by_%d_of_%d", tt.clients, tt.size, tt.servers), func(t *testing.T) {
 			s := Subset{Size: tt.size, Clients: tt.clients}
 			ids := idsOf(tt.servers * 11 / 10)
-			mean := float64(tt.clients*tt.size) / float64(tt.servers)
 			plan := s.Plan(ids[:tt.servers])
 			total := 0
 			for _, n := range plan {
 				total += n
 			}
-			if total != tt.clients*tt.size {
-				t.Fatalf("%d connections, want %d", total, tt.clients*tt.size)
+			if all := tt.clients * tt.size; total > all || total < all*4/5 {
+				t.Fatalf("%d connections, want four fifths of %d or more", total, all)
 			}
-			balance := float64(slices.Max(plan)) / mean
+			balance := float64(slices.Max(plan)) * float64(tt.servers) / float64(total)
 			before := pairs(s, ids[:tt.servers])
 			one, more := moved(before, pairs(s, ids[:tt.servers+1])), moved(before, pairs(s, ids))
 			fewer := moved(before, pairs(s, ids[:tt.servers*9/10]))
@@ -87,11 +96,69 @@ func TestSubsetIsEven(t *testing.T) {
 	}
 }
 
+// TestSubsetTerms: whatever the mean, clients get no more than they want and at least four fifths of it, in whole numbers,
+// servers have room for them, no server takes more than 1.25 times the mean but where that is documented, and a server
+// more or less changes little.
+func TestSubsetTerms(t *testing.T) {
+	missed := func(mean, cut float64) bool { // see Subset; cut is how far down a size can go
+		for _, gap := range [][2]float64{{0, 0.8}, {0.9 / cut, 1.6}, {min(1.8/cut, 0.93*2.4), 2.4}, {0.95 * 3.2, 3.2},
+			{0.95 * 4, 4}, {0.95 * 4.8, 4.8}} {
+			if gap[0] < mean && mean < gap[1] {
+				return true
+			}
+		}
+		return false
+	}
+	for _, tt := range []struct{ clients, size int }{{5000, 20}, {5000, 12}, {3000, 5}, {40, 300}, {7, 20}, {1000, 33}, {5000, 3}, {1, 2000}} {
+		all, cut := tt.clients*tt.size, math.Ceil(0.8*float64(tt.size))/float64(tt.size)
+		before := termsFor(tt.clients, tt.size, all/20+tt.size+1)
+		for n := all/20 + tt.size + 2; n < all*3/2+tt.size+10; n++ {
+			now := termsFor(tt.clients, tt.size, n)
+			mean := now.size * float64(tt.clients) / float64(n)
+			most := math.Ceil(now.capacity - 1e-9)
+			if now.size > float64(tt.size) || math.Ceil(now.size-1e-9) < 0.8*float64(tt.size) || math.Floor(now.size+1e-9) < 0.8*float64(tt.size) {
+				t.Fatalf("%+v of %d: %.3f servers a client, want four fifths to all of %d", tt, n, now.size, tt.size)
+			}
+			if wish := float64(all) / float64(n); tt.size >= 5 && !missed(wish, cut) && most > 1.25*mean+1e-9 && int(most) > 1 {
+				t.Fatalf("%+v of %d: %.0f clients a server at most, %.3f in the mean (%.3f are wanted)", tt, n, most, mean, wish)
+			}
+			if now.capacity < 1.06*mean && most < float64(tt.clients) && tt.size >= 5 {
+				t.Fatalf("%+v of %d: capacity %.3f for a mean of %.3f, want headroom", tt, n, now.capacity, mean)
+			}
+			step := 1 / float64(n)
+			if d := math.Abs(math.Log(now.capacity / before.capacity)); d > 10*step {
+				t.Fatalf("%+v of %d: the capacity jumps from %.4f to %.4f", tt, n, before.capacity, now.capacity)
+			}
+			if d := math.Abs(math.Log(now.size / before.size)); d > 10*step {
+				t.Fatalf("%+v of %d: the size jumps from %.4f to %.4f", tt, n, before.size, now.size)
+			}
+			before = now
+		}
+	}
+}
+
+// TestSubsetHasNoJump: there is no number of instances at which one more moves a great part of the connections, least of
+// all where a capacity gives way to the next. By the rule that did without a smooth passage it was 30 % from 1399 to 1400.
+func TestSubsetHasNoJump(t *testing.T) {
+	s := Subset{Size: 20, Clients: 200}
+	for _, n := range []int{450, 1300, 1398, 1669, 1779} {
+		ids := idsOf(n + 3)
+		before := pairs(s, ids[:n])
+		for i := n + 1; i <= len(ids); i++ {
+			after := pairs(s, ids[:i])
+			if got := moved(before, after); got > 0.03 {
+				t.Errorf("%.3f of the connections move from %d instances to %d, want 0.03 at most", got, i-1, i)
+			}
+			before = after
+		}
+	}
+}
+
 // TestSubsetAgrees: every client computes the same plan, whatever the order in which it was told the instances, and
-// each has as many distinct ones as it asked for.
+// each has as many distinct ones as it asked for, or one fewer.
 func TestSubsetAgrees(t *testing.T) {
 	const clients, size = 12, 7
-	for _, n := range []int{1, 6, 7, 8, 9, 50} {
+	for _, n := range []int{1, 6, 7, 8, 9, 30, 50} {
 		ids := idsOf(n)
 		plan := Subset{Size: size, Clients: clients}.Plan(ids)
 		got := make(map[string]int)
@@ -99,8 +166,8 @@ func TestSubsetAgrees(t *testing.T) {
 			shuffled := slices.Clone(ids)
 			rand.New(rand.NewPCG(uint64(c), 1)).Shuffle(n, func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
 			chosen := Subset{Size: size, Client: c, Clients: clients}.Choose(shuffled, uint64(c))
-			if len(chosen) != min(n, size) || !slices.IsSorted(chosen) || len(slices.Compact(slices.Clone(chosen))) != len(chosen) {
-				t.Fatalf("of %d, client %d has %v, want %d distinct ones, ascending", n, c, chosen, min(n, size))
+			if len(chosen) > min(n, size) || len(chosen) < min(n, 6) || !slices.IsSorted(chosen) || len(slices.Compact(slices.Clone(chosen))) != len(chosen) {
+				t.Fatalf("of %d, client %d has %v, want 6 or %d distinct ones, ascending", n, c, chosen, min(n, size))
 			}
 			for _, i := range chosen {
 				got[shuffled[i]]++
@@ -113,7 +180,7 @@ func TestSubsetAgrees(t *testing.T) {
 		}
 	}
 	// What another version, another process or another machine must find as well.
-	want := []int{6, 7, 8, 20, 22, 26, 29}
+	want := []int{0, 6, 7, 13, 20, 22, 29}
 	if got := (Subset{Size: size, Client: 3, Clients: clients}).Choose(idsOf(30), 0); !slices.Equal(got, want) {
 		t.Errorf("client 3 of 12 has %v of 30, want %v as ever", got, want)
 	}

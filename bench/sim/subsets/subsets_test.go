@@ -50,6 +50,20 @@ func TestFigures(t *testing.T) {
 	between("ours churn by a tenth", ours.More, 0, 2*ours.Least[1])
 }
 
+// TestEvenWhereNumbersAreSmall: with two clients an instance in the mean, as in the large fleet of the tables, and with a
+// tenth more and fewer instances, no instance has more than 1.25 times the mean.
+func TestEvenWhereNumbersAreSmall(t *testing.T) {
+	for _, n := range []int{1800, 1900, 2000, 2100, 2200} {
+		counts, all := Ours().Counts(servers(n), 200, 20), 0
+		for _, c := range counts {
+			all += c
+		}
+		if most := float64(slices.Max(counts)) * float64(n) / float64(all); most > 1.25 {
+			t.Errorf("%d instances: the most is %.2f times the mean, want 1.25 at most", n, most)
+		}
+	}
+}
+
 func TestMarkdown(t *testing.T) {
 	b := &bytes.Buffer{}
 	if err := Markdown(b, []Shape{{40, 20, 10}}, 0); err != nil {
