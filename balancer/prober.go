@@ -78,14 +78,15 @@ func (q *prober) probe(e *Endpoint, timeout time.Duration, to Answerer) bool {
 	if conn == nil || conn.mute.Load() || e.asked.Load() || !e.asked.CompareAndSwap(false, true) {
 		return false
 	}
-	in := inquiry{e: e, conn: conn, timeout: timeout, to: to}
 	if sc, ok := conn.sc.(Prober); ok {
-		sc.Probe(timeout, func(r load.Report, ok bool) { q.answered(&in, r, ok) })
+		f := newFlight()
+		f.q, f.in = q, inquiry{e: e, conn: conn, timeout: timeout, to: to}
+		sc.Probe(timeout, f.answer)
 		return true
 	}
 	q.once.Do(q.open)
 	select {
-	case q.queue <- in:
+	case q.queue <- inquiry{e: e, conn: conn, timeout: timeout, to: to}: // by value: a pick allocates nothing
 	default:
 		e.asked.Store(false)
 		return false
@@ -94,6 +95,31 @@ func (q *prober) probe(e *Endpoint, timeout time.Duration, to Answerer) bool {
 		q.hire()
 	}
 	return true
+}
+
+// flight is an inquiry that a [Prober] has, from a pool; its callback is bound once.
+type flight struct {
+	q      *prober
+	in     inquiry
+	answer func(load.Report, bool)
+}
+
+var flights sync.Pool // of *flight
+
+func newFlight() *flight {
+	if f, ok := flights.Get().(*flight); ok {
+		return f
+	}
+	f := new(flight)
+	f.answer = f.land
+	return f
+}
+
+func (f *flight) land(r load.Report, ok bool) {
+	q, in := f.q, f.in
+	f.q, f.in = nil, inquiry{}
+	flights.Put(f)
+	q.answered(&in, r, ok)
 }
 
 func (q *prober) hire() {

@@ -10,6 +10,7 @@ import (
 
 	orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
 	"google.golang.org/grpc"
+	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -239,3 +240,37 @@ func TestProbesAreBounded(t *testing.T) {
 		t.Errorf("%d goroutines wait for answers, want %d", n, maxProbers)
 	}
 }
+
+// TestProbeAllocsNothing: to send a probe is part of a pick. What its worker does later is a call's work.
+func TestProbeAllocsNothing(t *testing.T) {
+	for name, sc := range map[string]gbalancer.SubConn{"over the network": unprobed{}, "in a simulation": deaf{}} {
+		q := &prober{p: &policy{clock: &fakeClock{now: start}}}
+		q.hired.Store(maxProbers) // nobody takes from the queue
+		endpoints := make([]*Endpoint, 0, 102)
+		for range cap(endpoints) {
+			e := new(Endpoint)
+			e.conn.Store(&connection{sc: sc})
+			endpoints = append(endpoints, e)
+		}
+		h, sent := new(replies), 0
+		n := testing.AllocsPerRun(len(endpoints)-2, func() {
+			if q.probe(endpoints[sent], time.Second, h) {
+				sent++
+			}
+		})
+		if sent != len(endpoints)-1 { // with the run that warms up
+			t.Errorf("%s: %d probes were sent, want %d", name, sent, len(endpoints)-1)
+		}
+		if n > 0 && !raceEnabled {
+			t.Errorf("%s: %v allocations for a probe, want none", name, n)
+		}
+	}
+}
+
+// unprobed is a connection that is no [Prober].
+type unprobed struct{ gbalancer.SubConn }
+
+// deaf is one whose probes are answered at once with nothing, which a real Prober does later.
+type deaf struct{ gbalancer.SubConn }
+
+func (deaf) Probe(_ time.Duration, answer func(load.Report, bool)) { answer(load.Report{}, false) }
