@@ -52,15 +52,26 @@ type Policy struct {
 	// Builder is used instead of the registered one if Name is empty.
 	Builder gbalancer.Builder
 	// Report is what the end of a call brings from the server for the endpoint with an index
-	// (gbalancer.DoneInfo.ServerLoad), for policies that weigh by load reports; nil means nothing. The calls that
-	// wear a rig in bring it, those that are timed do not, which is in the policy's favour.
-	Report func(index int) any
+	// (gbalancer.DoneInfo.ServerLoad), for policies that go by load reports; nil means nothing. The calls that
+	// wear a rig in bring it; those that are timed only if Reporting is set, and else not, which is in the policy's
+	// favour.
+	Report    func(index int) any
+	Reporting bool
+	// Key binds a key to a call's context, in the way of the policy's library, for policies that go by keys; nil means
+	// that calls have none. With it calls take turns with 1,024 keys.
+	Key func(ctx context.Context, key string) context.Context
+	// Lazy: the policy connects to whom a call is to go to, and not before. It needs a Key.
+	Lazy bool
 	// Address makes what the policy's own resolver hands over for an instance, for the many policies that are built on
 	// grpc-go's package base and read addresses; nil means endpoints, with the instance attached.
 	Address func(*registry.Instance) gresolver.Address
 	// Bind binds a filter that one in ten of a [Fleet] meets to a call's context, in the way of the policy's library; nil
 	// means evenkeel's.
 	Bind func(context.Context) context.Context
+	// Option is the configuration that takes the place of Config when the rig is worn in; empty for none.
+	Option string
+	// Newcomers: with Option, one instance in ten is replaced by another at the same address.
+	Newcomers bool
 	// Heavy: the first instance gets a hundred times the mean weight when its weight changes, not 3.
 	Heavy bool
 }
@@ -77,20 +88,31 @@ func (p Policy) weight() uint32 {
 // middle of a measurement.
 const ejectionTime = 3 * time.Hour
 
-// Evenkeel is this library's policy with a strategy, the blacklist on.
+// Evenkeel is this library's policy with a strategy, the blacklist on. Calls have a key if the strategy goes by one, and
+// end with what servers say of themselves if it goes by that.
 func Evenkeel(s balancer.Strategy) Policy {
-	js, err := balancer.LoadBalancingConfig(balancer.Config{
-		Strategy:  s,
-		Blacklist: balancer.Blacklist{BaseEjection: ejectionTime},
-	})
+	p := Policy{Label: "evenkeel_" + s.Name(), Name: balancer.Name, Config: configOf(balancer.Config{Strategy: s})}
+	switch s.(type) {
+	case balancer.Hash:
+		p.Key = balancer.WithHashKey
+	case balancer.Prequal, balancer.Keel:
+		p.Report, p.Reporting = reportOf, true
+	}
+	return p
+}
+
+// configOf is the JSON of a configuration of evenkeel's, which has the blacklist on and ejections that last.
+func configOf(c balancer.Config) string {
+	c.Blacklist.BaseEjection = ejectionTime
+	js, err := balancer.LoadBalancingConfig(c)
 	if err != nil {
-		panic(fmt.Sprintf("bench: %v", err)) // a strategy's zero value is valid
+		panic(fmt.Sprintf("bench: %v", err)) // what is measured is valid, a test builds it
 	}
 	var entry map[string]json.RawMessage
 	if err := json.Unmarshal(js, &entry); err != nil {
 		panic(fmt.Sprintf("bench: %v", err))
 	}
-	return Policy{Label: "evenkeel_" + s.Name(), Name: balancer.Name, Config: string(entry[balancer.Name])}
+	return string(entry[balancer.Name])
 }
 
 // Strategies are evenkeel's, each with its defaults.
@@ -98,6 +120,7 @@ func Strategies() []Policy {
 	var all []Policy
 	for _, s := range []balancer.Strategy{
 		balancer.RoundRobin{}, balancer.Random{}, balancer.Weighted{}, balancer.LeastRequest{}, balancer.PeakEWMA{},
+		balancer.Prequal{}, balancer.Keel{}, balancer.Hash{},
 	} {
 		all = append(all, Evenkeel(s))
 	}

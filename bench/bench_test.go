@@ -66,11 +66,34 @@ func BenchmarkPickOf64(b *testing.B) {
 	}
 }
 
+// BenchmarkPickWith is BenchmarkPick with an option each, beside the same pick without.
+func BenchmarkPickWith(b *testing.B) {
+	for _, n := range []int{1000, 10000} {
+		w := NewRigs(n)
+		for _, s := range []balancer.Strategy{balancer.RoundRobin{}, balancer.LeastRequest{}} {
+			for _, p := range Options(s) {
+				name := fmt.Sprintf("policy=%s/n=%d/filter=none/ctx=%v/par=1", p.Label, n, Context{})
+				b.Run(name, func(b *testing.B) { w.Of(b, p).Pick(b, Context{}) })
+			}
+		}
+		w.Close()
+	}
+}
+
+// keeping are evenkeel's with those strategies that keep something of their own at endpoints or for a candidate set, after
+// one that keeps nothing.
+func keeping() []Policy {
+	var all []Policy
+	for _, s := range []balancer.Strategy{balancer.RoundRobin{}, balancer.Keel{}, balancer.Hash{}} {
+		all = append(all, Evenkeel(s))
+	}
+	return all
+}
+
 // BenchmarkConverge is how long a client needs that starts, or that finds its whole service replaced.
 func BenchmarkConverge(b *testing.B) {
-	ours := Evenkeel(balancer.RoundRobin{})
 	for _, n := range []int{100, 1000, 4000, 10000} {
-		for _, p := range []Policy{ours, GRPCRoundRobin()} {
+		for _, p := range append(keeping(), GRPCRoundRobin()) {
 			if n > 4000 && !p.ours() {
 				continue // it would take ten seconds
 			}
@@ -107,12 +130,15 @@ func BenchmarkChange(b *testing.B) {
 
 // BenchmarkMemory is what an endpoint costs as long as it is there.
 func BenchmarkMemory(b *testing.B) {
-	ours := Evenkeel(balancer.RoundRobin{})
+	ours := keeping()
 	for _, n := range []int{1000, 10000} {
 		for _, row := range []struct {
 			p     Policy
 			inUse int
-		}{{ChannelOnly(), 0}, {PickFirstOnly(), 0}, {GRPCRoundRobin(), 0}, {ours, 0}, {ours, MaxFilters}} {
+		}{
+			{ChannelOnly(), 0}, {PickFirstOnly(), 0}, {GRPCRoundRobin(), 0}, {ours[0], 0}, {ours[0], MaxFilters},
+			{ours[1], 0}, {ours[2], 0},
+		} {
 			b.Run(fmt.Sprintf("policy=%s/n=%d/filters=%d", row.p.Label, n, row.inUse), func(b *testing.B) {
 				Memory(b, row.p, n, row.inUse)
 			})

@@ -4,26 +4,30 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	gbalancer "google.golang.org/grpc/balancer"
 	gresolver "google.golang.org/grpc/resolver"
 
+	"github.com/evenkeel/evenkeel/balancer/load"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
 )
 
 // Channel is what a measured policy sees as its channel: a [lbtest.ClientConn] that also notes when each picker
-// arrived. Latest may be called from any goroutine; everything else belongs to the goroutine that drives.
+// arrived. UpdateState, NewSubConn and Answer may be called from any goroutine, and probes sent; everything else belongs to
+// the goroutine that drives.
 type Channel struct {
 	*lbtest.ClientConn
 	// eager has the connections of earlier endpoints become READY while the policy is still being told about later
 	// ones. Policies that publish at every change then publish once, so that a fixture over 10,000 endpoints of a
 	// quadratic policy takes milliseconds. It is for fixtures only, never for what is timed.
 	eager bool
-	conns []*Conn
-	round uint32 // of Covers
+	round uint32               // of Covers
+	asked atomic.Pointer[Conn] // those that wait for the answer to a probe, a stack
 
-	mu     sync.Mutex
+	mu     sync.Mutex // guards conns and latest
+	conns  []*Conn
 	latest publication
 	news   chan struct{} // has room for one note that latest changed
 }
@@ -84,6 +88,8 @@ func (c *Channel) NewSubConn(addrs []gresolver.Address, o gbalancer.NewSubConnOp
 	if err != nil {
 		return nil, err
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	conn := &Conn{SubConn: sc, c: c, index: len(c.conns), addr: addrs[0].Addr}
 	c.conns = append(c.conns, conn)
 	return conn, nil
@@ -97,6 +103,32 @@ type Conn struct {
 	addr   string
 	round  uint32 // of the last Covers that saw it
 	health func(gbalancer.SubConnState)
+	answer func(load.Report, bool) // to the probe that is under way
+	below  *Conn                   // the one below it on the stack of those
+}
+
+// Probe implements balancer.Prober: the answer comes with the next [Channel.Answer]. It costs as little as a place to put
+// the question can.
+func (s *Conn) Probe(_ time.Duration, answer func(load.Report, bool)) {
+	s.answer = answer
+	for {
+		s.below = s.c.asked.Load()
+		if s.c.asked.CompareAndSwap(s.below, s) {
+			return
+		}
+	}
+}
+
+// Answer answers the probes that were sent since it was called last.
+func (c *Channel) Answer() {
+	if c.asked.Load() == nil {
+		return
+	}
+	for s := c.asked.Swap(nil); s != nil; {
+		below, answer := s.below, s.answer // once it is answered, it may be asked again
+		answer(answerOf(s.index), true)
+		s = below
+	}
 }
 
 // Connect implements gbalancer.SubConn.

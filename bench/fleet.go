@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/evenkeel/evenkeel/filters"
@@ -101,6 +102,27 @@ func (c Context) New(p Policy) (ctx context.Context, stop func()) {
 	ctx = context.WithValue(ctx, rpcInfoKey{}, &rpcInfo{failFast: true})
 	return ctx, func() { stopCall(); stopApp() }
 }
+
+// keys is how many keys calls take turns with, where they have one: a power of two. With more of them the contexts that
+// wait for their turn would not fit the processor's caches, as that of a call under way does.
+const keys = 1024
+
+// calls makes what is handed to the picker of p call by call, in turns: one context, or one for each key.
+func (c Context) calls(p Policy) (infos []gbalancer.PickInfo, stop func()) {
+	ctx, stop := c.New(p)
+	if p.Key == nil {
+		return []gbalancer.PickInfo{{Ctx: ctx, FullMethodName: method}}, stop
+	}
+	// The key is above what grpc-go adds for the call, and not below as in operation, since contexts with a cancellation
+	// are larger. How many a picker has to look at is the same.
+	for i := range keys {
+		keyed := p.Key(ctx, keyOf(i))
+		infos = append(infos, gbalancer.PickInfo{Ctx: keyed, FullMethodName: method})
+	}
+	return infos, stop
+}
+
+func keyOf(i int) string { return "user " + strconv.Itoa(i) }
 
 // app makes a context such as an application calls with: two values of its own at the bottom, outgoing metadata, the
 // filter, and the deadline if there is one.

@@ -18,29 +18,45 @@ import (
 
 // Pick times picks together with the ends of their calls, one after another.
 func (r *Rig) Pick(b *testing.B, c Context) {
-	ctx, stop := c.New(r.policy)
+	infos, stop := c.calls(r.policy)
 	defer stop()
-	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
+	p := r.ch.Picker()
 	b.ReportAllocs()
 	b.ResetTimer()
-	for range b.N {
-		if _, err := call(p, info, &sent); err != nil {
-			b.Fatal(err)
-		}
+	if err := r.calls(p, infos, b.N); err != nil {
+		b.Fatal(err)
 	}
 }
 
-// PickParallel is Pick from as many goroutines as there are processors, each with a context of its own.
+// calls makes n calls, one after another.
+func (r *Rig) calls(p gbalancer.Picker, infos []gbalancer.PickInfo, n int) error {
+	if r.policy.Reporting {
+		for i := range n {
+			if _, err := r.reported(p, infos[i&(len(infos)-1)]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i := range n {
+		if _, err := call(p, infos[i&(len(infos)-1)], &sent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// PickParallel is Pick from as many goroutines as there are processors, each with contexts of its own.
 func (r *Rig) PickParallel(b *testing.B, c Context) {
 	p := r.ch.Picker()
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		ctx, stop := c.New(r.policy)
+		infos, stop := c.calls(r.policy)
 		defer stop()
-		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
-		for pb.Next() {
-			if _, err := call(p, info, &sent); err != nil {
+		for i := 0; pb.Next(); i++ {
+			at := i & (len(infos) - 1)
+			if err := r.calls(p, infos[at:at+1], 1); err != nil {
 				b.Error(err)
 				return
 			}
@@ -51,15 +67,13 @@ func (r *Rig) PickParallel(b *testing.B, c Context) {
 // Allocs is how many allocations a pick and its end make on average, without timing anything; 0 means fewer than one
 // in so many picks. (Now and then a collection empties a pool, which is then filled again.)
 func (r *Rig) Allocs(c Context, picks int) float64 {
-	ctx, stop := c.New(r.policy)
+	infos, stop := c.calls(r.policy)
 	defer stop()
-	p, info := r.ch.Picker(), gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
+	p := r.ch.Picker()
 	var failed error
 	average := testing.AllocsPerRun(50, func() {
-		for range picks {
-			if _, err := call(p, info, &sent); err != nil {
-				failed = err
-			}
+		if err := r.calls(p, infos, picks); err != nil {
+			failed = err
 		}
 	})
 	if failed != nil {
@@ -83,6 +97,21 @@ func (r *Rig) Share(calls int) (float64, error) {
 		}
 	}
 	return float64(first) / float64(calls), nil
+}
+
+// Places makes a call with each key, and returns to which endpoint it went, by the order in which they were connected.
+func (r *Rig) Places() ([]int, error) {
+	infos, stop := Context{}.calls(r.policy)
+	defer stop()
+	places := make([]int, len(infos))
+	for i, info := range infos {
+		conn, err := call(r.ch.Picker(), info, &sent)
+		if err != nil {
+			return nil, err
+		}
+		places[i] = conn.index
+	}
+	return places, nil
 }
 
 // Use picks once with each of the first n filters of InFilters, so that the policy keeps candidate sets for them.

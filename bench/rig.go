@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	gbalancer "google.golang.org/grpc/balancer"
 	"google.golang.org/grpc/codes"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -59,6 +61,7 @@ func (r *Rig) Close() {
 
 // update hands a resolver's state to the policy and lets the connections settle.
 func (r *Rig) update(s gresolver.State) error {
+	r.ch.Answer()
 	if err := r.b.UpdateClientConnState(gbalancer.ClientConnState{ResolverState: s, BalancerConfig: r.cfg}); err != nil {
 		return fmt.Errorf("policy %s: update: %w", r.policy.Label, err)
 	}
@@ -92,7 +95,7 @@ func call(p gbalancer.Picker, info gbalancer.PickInfo, done *gbalancer.DoneInfo)
 // ejections and no drains call n+2.) Then every endpoint gets some calls, with the filter and without. It is an error
 // if evenkeel does not report all three, or calls one of the two.
 func NewWorn(p Policy, n int) (*Rig, error) {
-	r, err := newRig(p, true)
+	r, err := newRig(p, !p.Lazy)
 	if err != nil {
 		return nil, err
 	}
@@ -108,10 +111,13 @@ func (r *Rig) wear(n int) error {
 	if err := r.update(r.policy.state(fleet)); err != nil {
 		return err
 	}
-	if _, err := r.covered(0, len(fleet)); err != nil {
+	if err := r.connected(len(fleet)); err != nil {
 		return err
 	}
 	bad := filters.NewContext(context.Background(), filters.ID(ejectedID), service)
+	if r.policy.Key != nil {
+		bad = r.policy.Key(bad, keyOf(0))
+	}
 	for range 3 {
 		res, err := r.ch.Picker().Pick(gbalancer.PickInfo{Ctx: bad, FullMethodName: method})
 		if err != nil {
@@ -132,12 +138,71 @@ func (r *Rig) wear(n int) error {
 			return err
 		}
 	}
+	if r.policy.Option != "" {
+		var err error
+		if fleet, err = r.reconfigure(fleet); err != nil {
+			return err
+		}
+	}
 	if err := r.traffic(n); err != nil {
 		return err
 	}
 	// Once more, so that what the policy has learned from the calls is in its picker now, and not after some period.
 	return r.update(r.policy.state(fleet))
 }
+
+// connected waits until the policy can be measured: until its picker covers n endpoints, or if it is a lazy one until it
+// is connected to those that the keys belong to.
+func (r *Rig) connected(n int) error {
+	if !r.policy.Lazy {
+		_, err := r.covered(0, n)
+		return err
+	}
+	infos, stop := Context{}.calls(r.policy)
+	defer stop()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for {
+		r.ch.Settle()
+		idle := 0
+		for _, info := range infos {
+			if _, err := call(r.ch.Picker(), info, &sent); errors.Is(err, gbalancer.ErrNoSubConnAvailable) {
+				idle++
+			} else if err != nil {
+				return err
+			}
+		}
+		if idle == 0 {
+			return nil
+		}
+		select { // it connects on goroutines of its own
+		case <-time.After(time.Millisecond):
+		case <-late.C:
+			return fmt.Errorf("%d of %d keys belong to nobody who is connected after %v", idle, len(infos), patience)
+		}
+	}
+}
+
+// reconfigure puts the policy's Option into force, and replaces one instance in ten if it wants newcomers. It returns the
+// fleet as it is then.
+func (r *Rig) reconfigure(fleet []registry.Instance) ([]registry.Instance, error) {
+	cfg, err := lbtest.ParseConfig(r.policy.Name, r.policy.Option)
+	if err != nil {
+		return nil, fmt.Errorf("option: %w", err)
+	}
+	r.cfg = cfg
+	if err := r.update(r.policy.state(fleet)); err != nil || !r.policy.Newcomers {
+		return fleet, err
+	}
+	fleet = append([]registry.Instance(nil), fleet...)
+	for i := newcomer; i < len(fleet); i += 10 {
+		fleet[i].ID = "n" + strconv.Itoa(i)
+	}
+	return fleet, r.update(r.policy.state(fleet))
+}
+
+// newcomer is the first of those that are replaced, who do not meet Tenth.
+const newcomer = 5
 
 // assertWorn checks evenkeel's own report.
 func (r *Rig) assertWorn() error {
@@ -172,41 +237,42 @@ func (r *Rig) traffic(n int) error {
 		if c.Filtered && n < 10 { // nobody is one in ten of three
 			continue
 		}
-		ctx, stop := c.New(r.policy)
+		infos, stop := c.calls(r.policy)
 		defer stop()
-		info := gbalancer.PickInfo{Ctx: ctx, FullMethodName: method}
 		calls := callsEach * n
 		if c.Filtered {
 			calls /= 10
 		}
-		for range calls {
-			if err := r.reported(picker, info, n); err != nil {
+		for i := range calls {
+			index, err := r.reported(picker, infos[i%len(infos)])
+			if err != nil {
 				return err
+			}
+			if index >= n && r.policy.ours() {
+				return errors.New("an instance that is ejected or draining was picked")
 			}
 		}
 	}
 	return nil
 }
 
-// reported is a call whose end brings the policy's load report.
-func (r *Rig) reported(p gbalancer.Picker, info gbalancer.PickInfo, n int) error {
+// reported is a call whose end brings the policy's load report, and after which probes are answered. It returns whose call
+// it was.
+func (r *Rig) reported(p gbalancer.Picker, info gbalancer.PickInfo) (index int, err error) {
 	res, err := p.Pick(info)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	index := res.SubConn.(*Conn).index
-	if index >= n && r.policy.ours() {
-		return errors.New("an instance that is ejected or draining was picked")
+	index = res.SubConn.(*Conn).index
+	if res.Done != nil {
+		done := sent
+		if r.policy.Report != nil {
+			done.ServerLoad = r.policy.Report(index)
+		}
+		res.Done(done)
 	}
-	if res.Done == nil {
-		return nil
-	}
-	done := sent
-	if r.policy.Report != nil {
-		done.ServerLoad = r.policy.Report(index)
-	}
-	res.Done(done)
-	return nil
+	r.ch.Answer()
+	return index, nil
 }
 
 // Rigs are the worn rigs of one size, each made when a benchmark first wants it and kept for its repetitions. Make it

@@ -3,8 +3,8 @@
 //
 //	cd bench/peers && go test -run '^$' -bench . -count 6 .
 //
-// It is a module of its own, so that nobody who uses evenkeel downloads what only a comparison needs (ADR-0002). For
-// now it has grpc-go's weighted_round_robin, which needs the protocol buffers of load reports.
+// It is a module of its own, so that nobody who uses evenkeel downloads what only a comparison needs (ADR-0002): kratos,
+// go-zero and others, and what grpc-go's ring_hash needs that nothing else does.
 //
 // weighted_round_robin takes its weights from the load reports that servers attach to their answers. Here the calls
 // before a measurement end with one, and make weights from 1 to 4 like those that evenkeel's weighted reads from the
@@ -70,6 +70,12 @@ func report(weight float64) *v3orcapb.OrcaLoadReport {
 	return &v3orcapb.OrcaLoadReport{RpsFractional: 100 * weight, ApplicationUtilization: 1}
 }
 
+// reporting is p with calls that end with a report when they are timed as well, as they do in operation.
+func reporting(p bench.Policy) bench.Policy {
+	p.Label, p.Reporting = p.Label+"_orca", true
+	return p
+}
+
 func heavy(p bench.Policy) bench.Policy {
 	p.Label, p.Heavy = p.Label+"_heavy", true
 	if p.Report != nil {
@@ -82,20 +88,36 @@ func heavy(p bench.Policy) bench.Policy {
 // are built on grpc-go's package base are measured with up to 4,000: they make everything anew with every connection, so
 // that one of them would be busy for a minute until it has 10,000.
 func policies(n int) []bench.Policy {
-	ewma := slices.Concat([]bench.Policy{bench.Evenkeel(balancer.PeakEWMA{})}, goZeroPolicies, []bench.Policy{kratosP2C()})
+	busy := []bench.Policy{
+		bench.Evenkeel(balancer.PeakEWMA{}), bench.Evenkeel(balancer.Keel{}), bench.Evenkeel(balancer.Prequal{}),
+	}
+	ewma := slices.Concat(busy, goZeroPolicies, []bench.Policy{kratosP2C()})
 	weighted := bench.Evenkeel(balancer.Weighted{})
 	others := []bench.Policy{
 		bench.GRPCRoundRobin(), bench.Evenkeel(balancer.RoundRobin{}), bench.Evenkeel(balancer.Random{}),
 		bench.Evenkeel(balancer.LeastRequest{}), bench.GRPCLeastRequest(),
 		weighted, weightedRoundRobin(), heavy(weighted), heavy(weightedRoundRobin()),
+		bench.Evenkeel(balancer.Hash{}),
 	}
 	switch n {
 	case 4000:
 		return ewma
 	case 10000:
-		return append(others, ewma[0])
+		return append(others, busy...)
 	}
 	return append(others, ewma...)
+}
+
+// serial are those that are measured on one core only, after policies.
+func serial(n int) []bench.Policy {
+	all := []bench.Policy{hashByMetadata(), bench.WeightedByReports(reports(1)), reporting(weightedRoundRobin())}
+	switch {
+	case n == 4000:
+		return nil
+	case n <= ringHashLimit:
+		all = append(all, ringHash())
+	}
+	return all
 }
 
 // filtered are those that have filters, and the one of evenkeel's beside them.
@@ -117,6 +139,11 @@ func BenchmarkPick(b *testing.B) {
 		for _, par := range []string{"1", "all"} {
 			for _, p := range policies(n) {
 				pick(b, rigs, p, n, bench.Context{}, par)
+			}
+			if par == "1" {
+				for _, p := range serial(n) {
+					pick(b, rigs, p, n, bench.Context{}, par)
+				}
 			}
 		}
 		for _, p := range filtered(n) {

@@ -32,6 +32,8 @@ var shown = []struct{ policy, name string }{
 	{"evenkeel_peak_ewma", "evenkeel peak_ewma"}, {"grpc_round_robin", "grpc round_robin"},
 	{"grpc_least_request", "grpc least_request"}, {"grpc_weighted_round_robin", "grpc weighted_round_robin"},
 	{"go_zero_p2c", "go-zero p2c"}, {"kratos_p2c", "kratos p2c"},
+	{"evenkeel_keel", "evenkeel keel"}, {"evenkeel_prequal", "evenkeel prequal"}, {"evenkeel_hash", "evenkeel hash"},
+	{"grpc_ring_hash", "grpc ring_hash"},
 }
 
 // chart draws the run that has the most policies; the lines of one chart are from one run. It is empty if no run has
@@ -126,12 +128,16 @@ const style = `<style>
 .line { fill: none; stroke-width: 2 } .other { stroke-dasharray: 5 3 } .name { font: 11px sans-serif } .lead { stroke-width: 1; opacity: .5 }
 .s0 { stroke: #0550ae } .s1 { stroke: #1a7f8f } .s2 { stroke: #116329 } .s3 { stroke: #6639ba } .s4 { stroke: #0a3069 }
 .s5 { stroke: #59636e } .s6 { stroke: #bc4c00 } .s7 { stroke: #9a6700 } .s8 { stroke: #bf3989 } .s9 { stroke: #cf222e }
+.s10 { stroke: #1f883d } .s11 { stroke: #8250df } .s12 { stroke: #0969da } .s13 { stroke: #953800 }
+.f10 { fill: #1f883d } .f11 { fill: #8250df } .f12 { fill: #0969da } .f13 { fill: #953800 }
 .f0 { fill: #0550ae } .f1 { fill: #1a7f8f } .f2 { fill: #116329 } .f3 { fill: #6639ba } .f4 { fill: #0a3069 }
 .f5 { fill: #59636e } .f6 { fill: #bc4c00 } .f7 { fill: #9a6700 } .f8 { fill: #bf3989 } .f9 { fill: #cf222e }
 @media (prefers-color-scheme: dark) {
 .paper { fill: #0d1117 } .head, .title { fill: #f0f6fc } .note, .tick { fill: #9198a1 } .grid { stroke: #2f353d }
 .s0 { stroke: #79c0ff } .s1 { stroke: #76e3ea } .s2 { stroke: #56d364 } .s3 { stroke: #d2a8ff } .s4 { stroke: #a5d6ff }
 .s5 { stroke: #9198a1 } .s6 { stroke: #ffa657 } .s7 { stroke: #e3b341 } .s8 { stroke: #ff9bce } .s9 { stroke: #ff7b72 }
+.s10 { stroke: #7ee787 } .s11 { stroke: #e2c5ff } .s12 { stroke: #58a6ff } .s13 { stroke: #f0883e }
+.f10 { fill: #7ee787 } .f11 { fill: #e2c5ff } .f12 { fill: #58a6ff } .f13 { fill: #f0883e }
 .f0 { fill: #79c0ff } .f1 { fill: #76e3ea } .f2 { fill: #56d364 } .f3 { fill: #d2a8ff } .f4 { fill: #a5d6ff }
 .f5 { fill: #9198a1 } .f6 { fill: #ffa657 } .f7 { fill: #e3b341 } .f8 { fill: #ff9bce } .f9 { fill: #ff7b72 }
 }

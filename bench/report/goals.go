@@ -17,14 +17,26 @@ var goals = []goal{
 	{"pick-deadline", "the same with a deadline", "at most 60 ns",
 		picks("ctx=deadline", "random", "round_robin"), 60, " ns"},
 	{"pick-size", "the same at n = 10,000, by n = 3", "at most 2×", spreadOver("random", "round_robin"), 2, "×"},
-	{"pick-allocs", "allocations of any of evenkeel's picks", "0", allocations, 0, ""},
+	{"pick-allocs", "allocations of any of evenkeel's picks, but for keys in metadata", "0", allocations, 0, ""},
 	{"least-request", "least_request, by grpc's", "at most 0.4×", against("least_request", "grpc_least_request"), 0.4, "×"},
 	{"peak-ewma", "peak_ewma, by go-zero's p2c", "at most 0.5×", against("peak_ewma", "go_zero_p2c"), 0.5, "×"},
+	{"keel", "keel with its probes, by the same", "at most 0.5×", against("keel", "go_zero_p2c"), 0.5, "×"},
+	{"prequal", "prequal with its probes, by the same", "at most 0.5×", against("prequal", "go_zero_p2c"), 0.5, "×"},
+	{"hash", "hash, by grpc's ring_hash", "at most 0.7×", against("hash", "grpc_ring_hash"), 0.7, "×"},
+	{"hash-metadata", "hash with the key in metadata, by the same", "at most 0.7×",
+		against("hash_metadata", "grpc_ring_hash"), 0.7, "×"},
+	{"busy-size", "keel, prequal and hash at n = 10,000, by n = 3", "at most 2×", spreadOver("keel", "prequal", "hash"), 2, "×"},
 	{"weighted", "weighted, by grpc's weighted_round_robin", "at most 0.7×",
 		against("weighted", "grpc_weighted_round_robin"), 0.7, "×"},
+	{"weighted-orca", "weighted by load reports, by the same with reports", "at most 0.7×",
+		against("weighted_orca", "grpc_weighted_round_robin_orca"), 0.7, "×"},
 	{"weighted-heavy", "weighted with one weight of 100 times the mean, by without", "1×, or 1.2× with noise", heavy, 1.2, "×"},
 	{"filter", "a filter at n = 10,000, over the same pick without at 3", "at most 60 ns", filterCost("Pick"), 60, " ns"},
 	{"filter-64", "the same while 64 other filters are in use", "at most 60 ns", filterCost("PickOf64"), 60, " ns"},
+	{"outliers", "looking for outliers, over the same pick without", "at most 5 ns", option("", "_without_outliers"), 5, " ns"},
+	{"slow-outliers", "looking for slow ones, over the same pick without", "at most 60 ns", option("_slow_outliers", ""), 60, " ns"},
+	{"zone", "a preferred zone, over the same pick without", "at most 60 ns", option("_zone", ""), 60, " ns"},
+	{"slow-start", "slow start of one in ten, over the same pick without", "at most 60 ns", option("_slow_start", ""), 60, " ns"},
 	{"parallel", "all cores at once, time by that of one", "below 1×", parallel, 1, "×"},
 	{"converge-4000", "convergence, 4,000 by 1,000", "at most 5×", growth("1000", "4000"), 5, "×"},
 	{"converge-10000", "convergence, 10,000 by 4,000", "at most 3×", growth("4000", "10000"), 3, "×"},
@@ -98,7 +110,7 @@ func allocations(r *Run) (float64, string, bool) {
 	var m most
 	for _, row := range r.Rows {
 		if v := row.Values["allocs/op"]; strings.HasPrefix(row.Bench, "Pick") && len(v) > 0 &&
-			strings.HasPrefix(row.Keys["policy"], evenkeel) {
+			strings.HasPrefix(row.Keys["policy"], evenkeel) && !strings.HasSuffix(row.Keys["policy"], "_metadata") {
 			m.add(v.Max(), strings.TrimPrefix(row.Keys["policy"], evenkeel))
 		}
 	}
@@ -149,6 +161,24 @@ func filterCost(bench string) func(*Run) (float64, string, bool) {
 	}
 }
 
+// option judges what a pick with an option costs over the one without.
+func option(with, without string) func(*Run) (float64, string, bool) {
+	return func(r *Run) (float64, string, bool) {
+		var m most
+		for _, s := range []string{"round_robin", "least_request"} {
+			keys := "policy=" + evenkeel + s
+			for _, n := range r.Each("n", "PickWith", keys+with) {
+				a := r.Find("ns/op", "PickWith", keys+with+" n="+n)
+				b := r.Find("ns/op", "PickWith", keys+without+" n="+n)
+				if len(a) > 0 && len(b) > 0 {
+					m.add(a.Median()-b.Median(), s+", n = "+thousands(n))
+				}
+			}
+		}
+		return m.result()
+	}
+}
+
 // parallel judges at 1,000 endpoints: with a few, every pick writes to the same few counters, whoever makes it.
 func parallel(r *Run) (float64, string, bool) {
 	var m most
@@ -165,10 +195,12 @@ func parallel(r *Run) (float64, string, bool) {
 func growth(from, to string) func(*Run) (float64, string, bool) {
 	return func(r *Run) (float64, string, bool) {
 		var m most
-		const keys = "policy=" + evenkeel + "round_robin n="
-		a, b := r.Find("ns/op", "Converge", keys+from), r.Find("ns/op", "Converge", keys+to)
-		if len(a) > 0 && len(b) > 0 {
-			m.add(b.Median()/a.Median(), "round_robin")
+		for _, p := range r.Each("policy", "Converge", "") {
+			keys := "policy=" + p + " n="
+			a, b := r.Find("ns/op", "Converge", keys+from), r.Find("ns/op", "Converge", keys+to)
+			if strings.HasPrefix(p, evenkeel) && len(a) > 0 && len(b) > 0 {
+				m.add(b.Median()/a.Median(), strings.TrimPrefix(p, evenkeel))
+			}
 		}
 		return m.result()
 	}
@@ -176,10 +208,11 @@ func growth(from, to string) func(*Run) (float64, string, bool) {
 
 func convergence(r *Run) (float64, string, bool) {
 	var m most
-	a := r.Find("ns/op", "Converge", "n=4000 policy="+evenkeel+"round_robin")
 	b := r.Find("ns/op", "Converge", "n=4000 policy="+reference)
-	if len(a) > 0 && len(b) > 0 {
-		m.add(a.Median()/b.Median(), "round_robin")
+	for _, p := range r.Each("policy", "Converge", "n=4000") {
+		if a := r.Find("ns/op", "Converge", "n=4000 policy="+p); strings.HasPrefix(p, evenkeel) && len(a) > 0 && len(b) > 0 {
+			m.add(a.Median()/b.Median(), strings.TrimPrefix(p, evenkeel))
+		}
 	}
 	return m.result()
 }

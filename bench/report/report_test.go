@@ -175,6 +175,20 @@ func TestGoals(t *testing.T) {
 		row("Wrapper/wrapper=trace/impl=evenkeel_no_tracer/ctx="+ctx, 20, 0)
 		row("Wrapper/wrapper=trace/impl=evenkeel_unsampled/ctx="+ctx, 120, 0)
 	}
+	for _, n := range []int{3, 1000, 10000} {
+		at := fmt.Sprintf("/n=%d/filter=none/ctx=plain/par=1", n)
+		row("Pick/policy=go_zero_p2c"+at, 200, 1)
+		row("Pick/policy=evenkeel_keel"+at, 100+float64(n)/100, 0)
+		row("Pick/policy=evenkeel_prequal"+at, 90, 0)
+		row("Pick/policy=grpc_ring_hash"+at, 100, 1)
+		row("Pick/policy=evenkeel_hash"+at, 40, 0)
+		row("Pick/policy=evenkeel_hash_metadata"+at, 80, 1)
+		row("Pick/policy=evenkeel_weighted_orca"+at, 60, 0)
+		row("Pick/policy=grpc_weighted_round_robin_orca"+at, 120, 1)
+		for i, o := range []string{"", "_without_outliers", "_slow_outliers", "_zone", "_slow_start"} {
+			row("PickWith/policy=evenkeel_round_robin"+o+at, 40+40*float64(i), 0)
+		}
+	}
 	text.WriteString("BenchmarkWhole/stack=evenkeel_full/ctx=plain-2 1 50000 ns/op 1.01 by-plain 5.996 more-allocs/op\n")
 	text.WriteString("BenchmarkWhole/stack=evenkeel_full/ctx=deadline-2 1 50000 ns/op 1.02 by-plain 4.003 more-allocs/op\n")
 	verdicts := make(map[string]verdict)
@@ -198,6 +212,17 @@ func TestGoals(t *testing.T) {
 		{"whole-allocs", "6.00 (no deadline)", false},
 		{"whole-time", "1.02× (with a deadline)", true},
 		{"pick", "", false},
+		{"pick-allocs", "0 (all)", true},
+		{"keel", "1.00× (n = 10,000)", false},
+		{"prequal", "0.450× (n = 3)", true},
+		{"hash", "0.400× (n = 3)", true},
+		{"hash-metadata", "0.800× (n = 3)", false},
+		{"busy-size", "2.00× (keel)", true},
+		{"weighted-orca", "0.500× (n = 3)", true},
+		{"outliers", "-40.0 ns (round_robin, n = 3)", true},
+		{"slow-outliers", "80.0 ns (round_robin, n = 3)", false},
+		{"zone", "120 ns (round_robin, n = 3)", false},
+		{"slow-start", "160 ns (round_robin, n = 3)", false},
 	} {
 		if v := verdicts[want.id]; v.measured != want.measured || v.reached != want.reached {
 			t.Errorf("%s: %q, reached %t, want %q, %t", want.id, v.measured, v.reached, want.measured, want.reached)
@@ -252,9 +277,25 @@ func TestChart(t *testing.T) {
 	}
 }
 
+// TestBesides has policies put beside what they can be compared with.
+func TestBesides(t *testing.T) {
+	all := []string{"evenkeel_round_robin", "evenkeel_round_robin_zone", "evenkeel_weighted", "evenkeel_hash"}
+	for policy, want := range map[string][]string{
+		"evenkeel_round_robin":      {reference},
+		"evenkeel_round_robin_zone": {reference, "evenkeel_round_robin"},
+		"evenkeel_weighted_orca":    {reference, "grpc_weighted_round_robin_orca", "evenkeel_weighted"},
+		"evenkeel_hash":             {reference, "grpc_ring_hash"},
+		"evenkeel_hash_metadata":    {reference, "grpc_ring_hash", "evenkeel_hash"},
+	} {
+		if got := besides(policy, all); !slices.Equal(got, want) {
+			t.Errorf("%s is put beside %q, want %q", policy, got, want)
+		}
+	}
+}
+
 func TestFigure(t *testing.T) {
 	for v, want := range map[float64]string{
-		0: "0", 0.0143: "0.0143", 0.4: "0.400", 5.258: "5.26", 41.6: "41.6", 431.28: "431", 1234567: "1,234,567",
+		0: "0", -41.6: "-41.6", 0.0143: "0.0143", 0.4: "0.400", 5.258: "5.26", 41.6: "41.6", 431.28: "431", 1234567: "1,234,567",
 	} {
 		if got := figure(v); got != want {
 			t.Errorf("figure(%v) = %s, want %s", v, got, want)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -64,7 +66,12 @@ var pickRatio = map[string][]string{
 	"evenkeel_least_request":  {"grpc_least_request"},
 	"evenkeel_weighted":       {"grpc_weighted_round_robin"},
 	"evenkeel_weighted_heavy": {"grpc_weighted_round_robin_heavy"},
+	"evenkeel_weighted_orca":  {"grpc_weighted_round_robin_orca"},
 	"evenkeel_peak_ewma":      {"go_zero_p2c", "kratos_p2c"},
+	"evenkeel_keel":           {"grpc_least_request", "go_zero_p2c", "kratos_p2c"},
+	"evenkeel_prequal":        {"grpc_least_request", "go_zero_p2c", "kratos_p2c"},
+	"evenkeel_hash":           {"grpc_ring_hash"},
+	"evenkeel_hash_metadata":  {"grpc_ring_hash"},
 }
 
 const reference = "grpc_round_robin"
@@ -79,6 +86,7 @@ func writePicks(w *strings.Builder, r *Run) {
 		{"With a filter and a deadline", "Pick", "filter=one_in_ten ctx=deadline par=1"},
 		{"With a filter, from all cores at once", "Pick", "filter=one_in_ten ctx=plain par=all"},
 		{"With a filter, while 64 others are in use", "PickOf64", ""},
+		{"With an option, no deadline", "PickWith", ""},
 	} {
 		sizes := r.Each("n", s.bench, s.keys)
 		if len(sizes) == 0 {
@@ -114,7 +122,7 @@ func ratioRows(r *Run, bench, keys, policy string, sizes []string) [][]string {
 		return nil
 	}
 	var rows [][]string
-	for _, peer := range append([]string{reference}, pickRatio[policy]...) {
+	for _, peer := range besides(policy, r.Each("policy", bench, keys)) {
 		row, found := []string{policy + " / " + peer}, false
 		for _, n := range sizes {
 			a := r.Find("ns/op", bench, keys+" n="+n+" policy="+policy)
@@ -132,6 +140,21 @@ func ratioRows(r *Run, bench, keys, policy string, sizes []string) [][]string {
 	}
 	return rows
 }
+
+// besides are those of all beside which a policy is put: the reference, what does the same, and for one with an option the
+// one without.
+func besides(policy string, all []string) []string {
+	peers := append([]string{reference}, pickRatio[policy]...)
+	for _, p := range all {
+		if option, ok := strings.CutPrefix(policy, p+"_"); ok && slices.Contains(options, option) {
+			peers = append(peers, p)
+		}
+	}
+	return peers
+}
+
+// options are the ends of the names of policies that differ by an option.
+var options = []string{"without_outliers", "slow_outliers", "zone", "slow_start", "orca", "heavy", "metadata"}
 
 func worst(r *Run, unit, bench, keys string) string {
 	var all Sample
@@ -264,7 +287,7 @@ func figure(v float64) string {
 		return "0"
 	}
 	digits := 0
-	for limit := 100.0; digits < 4 && v < limit; limit /= 10 {
+	for limit := 100.0; digits < 4 && math.Abs(v) < limit; limit /= 10 {
 		digits++
 	}
 	if digits == 0 {
