@@ -190,6 +190,29 @@ func TestReportsSinkHole(t *testing.T) {
 	}
 }
 
+// TestFailuresAreForgotten: an instance that failed its first calls, and says so for as long as its window of 10 s
+// lasts, gets calls afterwards, although no call that succeeds ever gave it a latency.
+func TestFailuresAreForgotten(t *testing.T) {
+	for _, s := range []Strategy{Prequal{}, Keel{}} {
+		t.Run(s.Name(), func(t *testing.T) {
+			r, l := probedRig(t, Config{Strategy: s, Blacklist: Blacklist{Disabled: true}}, 3)
+			addr := fleet(3)[2].Addr
+			r.answers["i2"] = fails(codes.Unavailable)
+			l[addr] = load.Report{RIF: 0, QPS: 0.3, EPS: 0.3}
+			r.paced(500) // 1 s
+			r.answers["i2"] = nil
+			if got := r.paced(1000); got["i2"] > 20 {
+				t.Errorf("%d of 1000 calls went to the one that says that all fail there: %v", got["i2"], got)
+			}
+			r.advance(7 * time.Second)
+			l[addr] = load.Report{RIF: 0}
+			if got := r.paced(1000); got["i2"] < 50 {
+				t.Errorf("%d of 1000 calls went to the one that has nothing to do any more: %v", got["i2"], got)
+			}
+		})
+	}
+}
+
 // TestChurnForgetsNothing: while instances come and go what is known about the others stays.
 func TestChurnForgetsNothing(t *testing.T) {
 	for _, s := range []Strategy{Prequal{}, Keel{}} {

@@ -38,8 +38,10 @@ func (g *Gauge) Heard(now int64, r Report, own int64) {
 		word := uint64(min(r.RIF, counted))<<48 | uint64(min(max(own, 0), counted))<<32 | uint64(uint32(now>>tick))
 		g.rif.Store(max(word, 1)) // never the zero word
 	}
-	if r.Latency <= 0 && r.QPS <= 0 {
-		return
+	// A server that ends nothing any more reports no failures, and that counts: it may get nothing because of the failures
+	// that it reported before.
+	if r.RIF < 0 && r.Latency <= 0 && r.QPS <= 0 {
+		return // it said nothing
 	}
 	for {
 		old := g.latency.Load()

@@ -102,6 +102,28 @@ func TestGaugeAverse(t *testing.T) {
 	}
 }
 
+// TestGaugeForgetsReportedFailures: a server that failed all that it got, and gets nothing since, says that nothing fails
+// there. It is not avoided for ever for what it said before.
+func TestGaugeForgetsReportedFailures(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		says load.Report
+		want bool
+	}{
+		{"nobody is served there", load.Report{RIF: 0}, false},
+		{"and a latency from before", load.Report{RIF: 0, Latency: ms}, false},
+		{"it fails still", load.Report{RIF: 0, QPS: 1, EPS: 1}, true},
+		{"it says nothing of itself", load.Report{RIF: -1}, true},
+	} {
+		var g load.Gauge
+		g.Heard(begin, load.Report{RIF: 0, QPS: 5, EPS: 5}, 0)
+		g.Heard(begin+s, tt.says, 0)
+		if got := g.Averse(begin + s); got != tt.want {
+			t.Errorf("%s: averse is %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 // TestGaugeConcurrent: whatever is read was reported by somebody.
 func TestGaugeConcurrent(t *testing.T) {
 	var g load.Gauge
