@@ -163,7 +163,7 @@ func (c *child) UpdateState(s gbalancer.State) {
 	ready := p.states[connectivity.Ready]
 	p.move(c, s.ConnectivityState)
 	c.conn, c.err = conn, err
-	if conn != nil && c.e.newcomer {
+	if c.e.cools(s.ConnectivityState) {
 		p.warm(c.e) // first, so that nobody finds it connected and with a full share
 	}
 	c.e.connect(conn)

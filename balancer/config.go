@@ -34,7 +34,7 @@ type Config struct {
 	Outliers Outliers
 	// Subset bounds to how many instances the client connects; zero means to all.
 	Subset Subset
-	// SlowStart spares instances that are new or back from the blacklist; zero means that it does not.
+	// SlowStart spares instances that are new, restarted or back from the blacklist; zero means that it does not.
 	SlowStart SlowStart
 	// Zone keeps calls in the client's own zone as long as that serves them well; zero means that zones do not count.
 	Zone Zone

@@ -46,6 +46,8 @@ type Endpoint struct {
 	sentence  sentence
 	reserved  [shareKinds]float32 // what is missing to a full share, by who says so
 	newcomer  bool                // it joined others, and was never connected
+	lost      bool                // its connection broke, and it has no other yet
+	cold      bool                // that could not be had at once, so it was most likely restarted
 	warms     bool                // it is in its slow start
 	warmSince int64               // when that began
 	host      *outlier.Host       // what the detector of outliers knows; nil while nobody watches

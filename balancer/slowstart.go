@@ -7,19 +7,22 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"google.golang.org/grpc/connectivity"
 )
 
-// SlowStart gives an instance that is new, or back from the blacklist, time to warm up: its share of the calls grows
-// from MinPercent of what the strategy would give it to all of it within Window. Its zero value is switched off.
+// SlowStart gives an instance that is new, restarted or back from the blacklist time to warm up: its share of the calls
+// grows from MinPercent of what the strategy would give it to all of it within Window. Its zero value is switched off.
 //
 // It works with every strategy, since it is not the strategy that does it: of the calls that the strategy would
 // give to the instance, so many go to whom it names next. With the strategy hash the keys of a new instance are
 // therefore served by it and by the key's next instance for a while.
 //
 // An instance is new when it joins others, from its first connection on: those that the client finds when it starts
-// are not. One that comes back at its old address with a new ID is new; one that reconnects with the same ID is
-// not. What counts is the difference to the others: where all are new, as after a deployment at once, nobody is
-// spared, and no call is ever refused or delayed.
+// are not. One that comes back at its old address with a new ID is new. One with the same ID is when its connection broke
+// and the next attempt failed, since then its process was most likely restarted; one that can be reached again at once,
+// as after a GOAWAY, is not. What counts is the difference to the others: where all are new, as after a deployment at
+// once, nobody is spared, and no call is ever refused or delayed.
 //
 // Every client ramps up on its own. With few calls, a tenth of them is too few to warm anything up; then leave it off.
 type SlowStart struct {
@@ -92,7 +95,25 @@ func (r ramp) share(t int64) float64 {
 // than 2 % of an endpoint's calls.
 func (r ramp) step() int64 { return max(r.window/64, int64(time.Millisecond)) }
 
-// warm begins the slow start of e, which gets its first call now or is back from the blacklist; mu is held.
+// cools notes that the connection to e is in state s now, and reports whether it can be called from now on and is cold: it
+// was never called before, or it was restarted. That is what a connection says that broke and could not be made anew at
+// once (ADR-0020). An attempt that fails before there ever was a connection says nothing, and neither does a health
+// check that fails on one that holds. mu is held.
+func (e *Endpoint) cools(s connectivity.State) bool {
+	switch s {
+	case connectivity.Idle: // pick_first says that of a connection that broke
+		e.lost = e.sc != nil
+	case connectivity.TransientFailure:
+		e.cold = e.cold || e.lost
+	case connectivity.Ready:
+		cold := e.newcomer || e.cold
+		e.lost, e.cold = false, false
+		return cold
+	}
+	return false
+}
+
+// warm begins the slow start of e, which gets its first call now, or is back from the blacklist or a restart; mu is held.
 func (p *policy) warm(e *Endpoint) {
 	e.newcomer = false
 	r := p.settings.ramp

@@ -4,9 +4,13 @@ package e2e
 
 import (
 	"fmt"
+	"math"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/connectivity"
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/internal/testconsul"
@@ -119,6 +123,73 @@ func TestKillOneOfFive(t *testing.T) {
 	if len(without.failures()) <= callers {
 		t.Error("the client of the killed instance did not suffer: this test proves nothing")
 	}
+}
+
+// One of three is killed and started again under its ID at its port: it gets its calls little by little, and the others
+// all of theirs. (TestSlowStartAfterRestart in balancer has when it does not.)
+func TestRestartWarmsUp(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("between the two lives only an address of its own keeps other tests off the port")
+	}
+	c := testconsul.Start(t)
+	ps := make([]*process, 3)
+	for i := range ps {
+		ps[i] = start(t, orders{ID: fmt.Sprintf("orders-%d", i), Consul: c.Addr(), Addr: "127.77.0.1:0"})
+	}
+	eventually(t, 20*time.Second, func() error { return passing(c, len(ps)) }) // else the last may come as a newcomer
+	conn := dial(t, watcher(t, consul.Config{Address: c.Addr()}), balancer.Config{
+		SlowStart: balancer.SlowStart{Window: time.Hour}, // so that no wait of this test shows in the share
+		Blacklist: balancer.Blacklist{Disabled: true},    // coming back from it is a slow start too
+	})
+	reaches(t, conn, len(ps))
+	for _, p := range ps {
+		if e, err := endpointAt(p.addr); err != nil || e.Share != 1 {
+			t.Fatalf("%s has the share %v (%v) at first, want 1", p.ID, e.Share, err)
+		}
+	}
+	ps[1].signal(t, syscall.SIGKILL)
+	ps[1].wait(t)
+	in := func(s connectivity.State) func() error {
+		return func() error {
+			if e, err := endpointAt(ps[1].addr); err != nil || e.State != s {
+				return fmt.Errorf("%s is %v (%v), want %v", ps[1].ID, e.State, err, s)
+			}
+			return nil
+		}
+	}
+	eventually(t, 20*time.Second, in(connectivity.TransientFailure))
+	o := ps[1].orders
+	o.Addr = ps[1].addr
+	ps[1] = start(t, o)
+	eventually(t, 60*time.Second, in(connectivity.Ready))
+	for i, p := range ps {
+		want := 1.0
+		if i == 1 {
+			want = 0.1
+		}
+		if e, err := endpointAt(p.addr); err != nil || math.Abs(e.Share-want) > 0.02 {
+			t.Errorf("%s has the share %v (%v), want %v", p.ID, e.Share, err, want)
+		}
+	}
+	l := (&load{conn: conn, timeout: 10 * time.Second}).begin(t, 1)
+	eventually(t, 60*time.Second, func() error { return moreThan(l, 600) })
+	l.end()
+	if n, all := l.served(ps[1].ID), l.count(); n > all/8 || len(l.failures()) > 0 {
+		t.Errorf("%d of %d calls went to %s, want about %d: %s", n, all, ps[1].ID, all/21, l.report())
+	}
+}
+
+// endpointAt is what a live policy knows about the instance at addr.
+func endpointAt(addr string) (balancer.EndpointState, error) {
+	for _, c := range balancer.Channels() {
+		for _, e := range c.Endpoints {
+			if e.Instance.Addr == addr {
+				return e, nil
+			}
+		}
+	}
+	return balancer.EndpointState{}, fmt.Errorf("%s: %w", addr, errNoChannel)
 }
 
 func moreThan(l *load, n int) error {

@@ -246,6 +246,15 @@ func (sc *SubConn) RegisterHealthListener(f func(gbalancer.SubConnState)) {
 	})
 }
 
+// Turn queues a change of what the server says about its health, on a connection that stays.
+func (sc *SubConn) Turn(s connectivity.State, err error) {
+	sc.cc.push(func() {
+		if !sc.closed && sc.health != nil {
+			sc.health(gbalancer.SubConnState{ConnectivityState: s, ConnectionError: err})
+		}
+	})
+}
+
 // Probe implements balancer.Prober.
 func (sc *SubConn) Probe(_ time.Duration, answer func(load.Report, bool)) {
 	sc.cc.mu.Lock()
