@@ -49,9 +49,14 @@ func limits() []lb.Maker {
 // retries are over one balancer.
 func retries() []lb.Maker {
 	over := baseline.LeastRequest()
+	tenth, err := retry.NewBudget(10, 1)
+	if err != nil {
+		panic(err) // the numbers above are out of range
+	}
 	return append(baseline.Retries(over),
 		real.WithRetry(over, "evenkeel_retry", retry.Policy{Idempotent: true}),
 		real.WithRetry(over, "evenkeel_retry+chain_stop", retry.Policy{Idempotent: true, ChainStop: true}),
+		real.WithRetry(over, "evenkeel_retry+chain_stop+10%", retry.Policy{Idempotent: true, ChainStop: true, Budget: tenth}),
 		real.WithRetry(over, "evenkeel_retry+hedge", retry.Policy{Idempotent: true, Hedge: retry.Hedge{Quantile: 0.98}}))
 }
 

@@ -71,7 +71,7 @@ func boards() []board {
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
 			{"9", "last error after an outage of 30 s", "2 s and less", "after: the last layer fails at once", "clean",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
-		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+hedge"}, true},
+		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+chain_stop+10%", "evenkeel_retry+hedge"}, true},
 		{"S7", []score{
 			{"11", "goodput at three times the capacity", "95 % and more", "3 x", "goodput",
 				[]string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},

@@ -33,6 +33,18 @@ func word(yes bool) string {
 	return passes
 }
 
+// trailers are what a handler's caller is told at the end.
+type trailers struct {
+	grpc.ServerTransportStream
+	md metadata.MD
+}
+
+// SetTrailer implements [grpc.ServerTransportStream].
+func (s *trailers) SetTrailer(md metadata.MD) error {
+	s.md = metadata.Join(s.md, md)
+	return nil
+}
+
 // probes try the features of the table in docs/wrappers.md, by their names there.
 var probes = map[string]func(t *testing.T, policy string, k kind) string{
 	"retry: before a request was sent": func(t *testing.T, policy string, k kind) string {
@@ -93,6 +105,18 @@ var probes = map[string]func(t *testing.T, policy string, k kind) string{
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("grpc-previous-rpc-attempts", "1"))
 		_, _ = r.try(ctx, k, k.declared())
 		return word(told && r.handled() == 1)
+	},
+	"retry: `ChainStop`, to callers": func(t *testing.T, policy string, k kind) string {
+		r := newRig(t, setup{policy: policy, client: chain{retry: &retry.Config{Policy: retry.Policy{ChainStop: true}}}})
+		defer r.close()
+		r.does(func(int, kind, grpc.ServerStream) error { return errDown })
+		answered := new(trailers)
+		ctx := grpc.NewContextWithServerTransportStream(t.Context(), answered)
+		_, _ = retry.UnaryServerInterceptor()(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
+			_, err := r.try(ctx, k, k.declared())
+			return nil, err
+		})
+		return word(len(answered.md["grpc-retry-pushback-ms"]) == 1)
 	},
 	"breaker: open": func(t *testing.T, policy string, k kind) string {
 		r := newRig(t, setup{policy: policy, balancer: steady,

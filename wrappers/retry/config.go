@@ -43,9 +43,13 @@ type Policy struct {
 	Budget *Budget
 	// Hedge sends a second attempt when the first is slow; its zero value does not.
 	Hedge Hedge
-	// ChainStop makes one attempt, without hedging, of each call that a handler makes while it answers a retry: the
-	// caller upstream is trying again already, and retries at every level multiply. It needs the server-side
-	// interceptor of this package, or the incoming metadata in the context, and passes the word on downstream.
+	// ChainStop keeps the retries of a chain of services from multiplying; it is for calls that handlers make, in the
+	// handler's context, and needs the server-side interceptor of this package. Downwards: what a handler calls while
+	// it answers a retry has one attempt, without hedging, and says so to those further down. Upwards: when this policy
+	// has repeated a call as often as it may, or is told not to repeat it (a negative grpc-retry-pushback-ms), and the
+	// handler fails with the same code, then the handler's caller is told not to repeat it either, by the same trailer
+	// of gRFC A6, which the retries of every gRPC client obey. It is not told if no attempt got through to the service, since
+	// another instance of the handler's service may do better, nor if the policy was not to repeat the call.
 	ChainStop bool
 	// DryRun decides and reports, pays from the budget, and sends nothing: every call has one attempt. Timeouts are
 	// not applied either.

@@ -118,6 +118,30 @@ type progress struct {
 	attempts int
 	// backoffs is how many there were since the server last said when to come back (gRFC A6: it starts over).
 	backoffs int
+	// reached: an attempt that failed may have got through to the service.
+	reached bool
+}
+
+// failed takes account of the failure of an attempt.
+func (p *progress) failed(f failure) {
+	if !f.unsent && !f.forbidden {
+		p.reached = true
+	}
+}
+
+// endsChain reports whether nobody further up is to repeat the call either, which ends in failure because of why: it got
+// through and was repeated as often as the limits and the budget let it be, or those below say that nobody is to. What
+// never got through, or what this layer was not to repeat, is for those further up to try again. ADR-0026.
+func (p *progress) endsChain(l *limits, why Reason) bool {
+	switch why {
+	case PushedBack:
+		return true
+	case Exhausted:
+		return p.reached && l.maxAttempts > 1
+	case OverBudget, NoTime, Forbidden:
+		return p.reached
+	}
+	return false
 }
 
 // decision is what follows a failed attempt.

@@ -3,16 +3,18 @@ package retry
 import (
 	"context"
 	"strconv"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/evenkeel/evenkeel/outcome"
 )
 
 // chainKey is sent with calls that are part of answering a retry, so that a whole chain of services that stop there
 // knows of it.
 const chainKey = "evenkeel-answers-retry"
-
-type previousKey struct{}
 
 // previous is what the metadata of an incoming call say about retries.
 type previous struct {
@@ -31,8 +33,8 @@ func answersRetry(ctx context.Context) bool {
 }
 
 func before(ctx context.Context) previous {
-	if p, ok := ctx.Value(previousKey{}).(previous); ok {
-		return p
+	if s := servingIn(ctx); s != nil && s.previous != (previous{}) {
+		return s.previous
 	}
 	return readPrevious(ctx)
 }
@@ -48,18 +50,67 @@ func readPrevious(ctx context.Context) (p previous) {
 	return p
 }
 
-func noted(ctx context.Context) context.Context {
-	if p := readPrevious(ctx); p != (previous{}) {
-		return context.WithValue(ctx, previousKey{}, p)
-	}
-	return ctx
+// serving is a handler's context, and what is known about the call that the handler serves: one allocation.
+type serving struct {
+	context.Context
+	previous previous
+	// ended has bit n set if a call that the handler made ended with codes.Code(n), and nobody further up is to repeat it.
+	ended atomic.Uint32
 }
 
-// UnaryServerInterceptor lets handlers see which calls are retries ([PreviousAttempts]), and ChainStop too, even where
-// the handler replaces the incoming metadata of its context. First attempts pass at no cost but a look.
+type servingKey struct{}
+
+// Value implements [context.Context].
+func (s *serving) Value(k any) any {
+	if _, ok := k.(servingKey); ok {
+		return s
+	}
+	return s.Context.Value(k)
+}
+
+// servingIn is the innermost handler's that ctx belongs to, nil if there is none with the interceptor.
+func servingIn(ctx context.Context) *serving {
+	s, _ := ctx.Value(servingKey{}).(*serving)
+	return s
+}
+
+// endChain notes that a call of the handler ended with c, and that nobody further up is to repeat it. A handler that makes
+// calls for hours needs no more room for that than any other.
+func (s *serving) endChain(c codes.Code) {
+	if c < 32 {
+		s.ended.Or(1 << c)
+	}
+}
+
+// returned takes account of what the handler returned. If it fails with the code of a call of its own that nobody is to
+// repeat, then it passes on that failure, and its caller is told not to retry: by set, which sets the trailer. Any other
+// end is the handler's own, and a pushback that it has set itself stands.
+func (s *serving) returned(err error, set func(metadata.MD)) {
+	if err == nil {
+		return
+	}
+	ended := s.ended.Load()
+	if c := outcome.Code(err); ended == 0 || c >= 32 || ended>>c&1 == 0 {
+		return
+	}
+	// Two values would mean no as well (gRFC A6). grpc's streams tell what was set.
+	ts, _ := grpc.ServerTransportStreamFromContext(s.Context).(interface{ Trailer() metadata.MD })
+	if ts == nil || len(ts.Trailer()[pushbackKey]) == 0 {
+		set(metadata.Pairs(pushbackKey, "-1"))
+	}
+}
+
+// UnaryServerInterceptor lets handlers see which calls are retries ([PreviousAttempts]), and is the server's half of
+// [Policy].ChainStop: the handler's own calls know that they are part of answering a retry, even where the handler
+// replaces the incoming metadata of its context, and when they gave up, the caller is told not to retry what the
+// handler fails with. Give those calls the handler's context, or one that is made from it. It costs a call one
+// allocation.
 func UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		return handler(noted(ctx), req)
+		s := &serving{Context: ctx, previous: readPrevious(ctx)}
+		reply, err := handler(s, req)
+		s.returned(err, func(md metadata.MD) { _ = grpc.SetTrailer(ctx, md) }) // fails only outside of a server
+		return reply, err
 	}
 }
 
@@ -67,19 +118,19 @@ func UnaryServerInterceptor() grpc.UnaryServerInterceptor {
 func StreamServerInterceptor() grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx := stream.Context()
-		if with := noted(ctx); with != ctx {
-			stream = &serverStream{stream, with}
-		}
-		return handler(srv, stream)
+		s := &serverStream{stream, serving{Context: ctx, previous: readPrevious(ctx)}}
+		err := handler(srv, s)
+		s.serving.returned(err, stream.SetTrailer)
+		return err
 	}
 }
 
 type serverStream struct {
 	grpc.ServerStream
-	ctx context.Context
+	serving serving
 }
 
-func (s *serverStream) Context() context.Context { return s.ctx }
+func (s *serverStream) Context() context.Context { return &s.serving }
 
 // announce puts into the outgoing metadata how many attempts there were before, and that the caller answers a retry.
 func announce(ctx context.Context, attempts int, chain bool) context.Context {

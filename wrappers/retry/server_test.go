@@ -2,14 +2,11 @@ package retry
 
 import (
 	"context"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 )
 
 // TestPreviousAttempts: handlers of every kind see the number, interceptor or not.
@@ -33,6 +30,12 @@ func TestPreviousAttempts(t *testing.T) {
 			return nil, nil
 		})
 	}
+	_, _ = UnaryServerInterceptor()(context.Background(), nil, nil, func(ctx context.Context, _ any) (any, error) {
+		if got := PreviousAttempts(metadata.NewIncomingContext(ctx, metadata.Pairs(attemptsKey, "2"))); got != 2 {
+			t.Errorf("%d where a first attempt's context has got the metadata of another call, want 2", got)
+		}
+		return nil, nil
+	})
 	if n := PreviousAttempts(context.Background()); n != 0 {
 		t.Errorf("%d outside of a handler, want 0", n)
 	}
@@ -54,68 +57,5 @@ func TestPreviousAttempts(t *testing.T) {
 				t.Errorf("%v: handlers see %s, want %s", k, seen.String(), want)
 			}
 		})
-	}
-}
-
-// TestChainStop: A calls B, B calls C, C calls D, D is down. A retries; with ChainStop nobody else does for a retry.
-func TestChainStop(t *testing.T) {
-	run := func(stop bool) (atD int64) {
-		synctest.Test(t, func(t *testing.T) {
-			p := Policy{ChainStop: stop, MaxAttempts: 3, Budget: budget(t, 1000, 10)}
-			relay := func(to *fleet) handler {
-				return func(i int, _ kind, s grpc.ServerStream) error {
-					_, err := to.hello(s.Context(), unaryKind.declared(), grpc.WaitForReady(true))
-					return status.Error(status.Code(err), "further down")
-				}
-			}
-			d := newFleet(t, 1, roundRobin, nil, failing(errDown))
-			defer d.close()
-			c := newFleet(t, 1, roundRobin, nil, relay(d))
-			defer c.close()
-			b := newFleet(t, 1, roundRobin, nil, relay(c))
-			defer b.close()
-			var closers []func() error
-			for _, f := range []*fleet{b, c, d} { // each client has its own Retrier
-				f.conn.Close()
-				conn, err := grpc.NewClient("fleet:///test", append(f.dial(true),
-					grpc.WithUnaryInterceptor(newTest(t, Config{Policy: p}).UnaryClientInterceptor()))...)
-				if err != nil {
-					t.Fatal(err)
-				}
-				f.conn = conn
-				closers = append(closers, conn.Close)
-			}
-			if _, err := b.hello(context.Background(), unaryKind.declared(), grpc.WaitForReady(true)); status.Code(err) != codes.Unavailable {
-				t.Error(err)
-			}
-			atD = d.total()
-			for _, c := range closers {
-				_ = c()
-			}
-		})
-		return atD
-	}
-	with, without := run(true), run(false)
-	t.Logf("D is called %d times with ChainStop, %d without", with, without)
-	if without != 27 {
-		t.Errorf("%d calls without ChainStop, want 3 x 3 x 3 = 27", without)
-	}
-	// The first attempt of A has B retry, and only the first of those has C retry: 3 + 1 + 1, and 1 for each of A's two
-	// retries.
-	if with != 7 {
-		t.Errorf("%d calls with ChainStop, want 7", with)
-	}
-}
-
-// TestServerStreamContext: a first attempt's stream is passed as it is.
-func TestServerStreamContext(t *testing.T) {
-	ss := &oneMessage{ctx: context.Background()}
-	var same atomic.Bool
-	_ = StreamServerInterceptor()(nil, ss, nil, func(_ any, s grpc.ServerStream) error {
-		same.Store(s == ss)
-		return nil
-	})
-	if !same.Load() {
-		t.Error("the stream of a first attempt was wrapped, want it as it is")
 	}
 }

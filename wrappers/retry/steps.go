@@ -58,6 +58,7 @@ type Steps struct {
 	deadline int64
 	began    int64 // the first attempt
 	hedges   int
+	why      Reason // there is no further attempt
 }
 
 // Began is an attempt that begins. If hedge is not 0 and the call has not ended after so long, [Steps.Hedge] is to be asked.
@@ -82,22 +83,45 @@ func (s *Steps) Hedge() bool {
 	return true
 }
 
+// Failure is how an attempt of a [Core]'s call failed.
+type Failure struct {
+	// Code is the status code.
+	Code codes.Code
+	// Unsent: it is certain that no handler ran.
+	Unsent bool
+	// Stop: the server says that it wants no retry, by a negative pushback.
+	Stop bool
+}
+
 // Failed decides what follows the failure of the last attempt that was under way: another one after wait, or nothing
-// more, for a reason. unsent says that it is certain that no handler ran.
-func (s *Steps) Failed(code codes.Code, unsent bool) (wait time.Duration, why Reason) {
+// more, for a reason.
+func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 	c := s.core
 	c.history.trouble()
 	now := c.clock.Now()
-	d := s.progress.next(&s.limits, failure{code: code, unsent: unsent}, c.rules.idempotent,
+	f := failure{code: how.Code, unsent: how.Unsent}
+	if how.Stop {
+		f.push = stayAway
+	}
+	s.progress.failed(f)
+	d := s.progress.next(&s.limits, f, c.rules.idempotent,
 		moment{now: now, deadline: s.deadline, typical: c.history.typical(now), draw: c.random()})
-	switch {
-	case !d.retry:
+	if d.retry && !c.rules.budget.withdraw() {
+		d = decision{why: OverBudget}
+	}
+	s.why = d.why
+	if !d.retry {
 		return 0, d.why
-	case !c.rules.budget.withdraw():
-		return 0, OverBudget
 	}
 	s.hedges = 0
 	return d.wait, ""
+}
+
+// EndsChain reports, after the failure that ended the call, whether a handler that made it tells its own caller not to
+// repeat it either: [Policy].ChainStop says when.
+func (s *Steps) EndsChain() bool {
+	r := s.core.rules
+	return r.chainStop && !r.dryRun && s.progress.endsChain(&s.limits, s.why)
 }
 
 // Succeeded ends the call. Its first attempt teaches how long attempts take, at least so long if another overtook it.

@@ -54,7 +54,7 @@ func TestSteps(t *testing.T) {
 		s := core.Begin(c.deadline, c.chained)
 		for i := range len(c.waits) + 1 {
 			s.Began()
-			wait, why := s.Failed(c.code, c.unsent)
+			wait, why := s.Failed(retry.Failure{Code: c.code, Unsent: c.unsent})
 			switch {
 			case i < len(c.waits) && (why != "" || wait != c.waits[i]):
 				t.Errorf("%s: attempt %d: wait %v, %q; want %v", name, i+1, wait, why, c.waits[i])
@@ -62,6 +62,54 @@ func TestSteps(t *testing.T) {
 				t.Errorf("%s: after %d attempts: wait %v, %q; want %q", name, i+1, wait, why, c.why)
 			}
 		}
+	}
+}
+
+// TestStepsEndChain: what nobody further up is to repeat.
+func TestStepsEndChain(t *testing.T) {
+	down, unsent := retry.Failure{Code: codes.Unavailable}, retry.Failure{Code: codes.Unavailable, Unsent: true}
+	stop := retry.Failure{Code: codes.Unavailable, Stop: true}
+	on := retry.Policy{Idempotent: true, ChainStop: true}
+	one, dry, poor := on, on, on
+	one.MaxAttempts, dry.DryRun, poor.Budget = 1, true, new(retry.Budget)
+	for name, c := range map[string]struct {
+		policy   retry.Policy
+		chained  bool
+		failures []retry.Failure
+		why      retry.Reason
+		want     bool
+	}{
+		"without it":                 {retry.Policy{Idempotent: true}, false, []retry.Failure{down, down, down}, retry.Exhausted, false},
+		"three attempts":             {on, false, []retry.Failure{down, down, down}, retry.Exhausted, true},
+		"nothing got through":        {on, false, []retry.Failure{unsent, unsent, unsent}, retry.Exhausted, false},
+		"one got through":            {on, false, []retry.Failure{unsent, down, unsent}, retry.Exhausted, true},
+		"told not to":                {on, false, []retry.Failure{stop}, retry.PushedBack, true},
+		"told not to, one attempt":   {one, false, []retry.Failure{stop}, retry.PushedBack, true},
+		"told not to, dry run":       {dry, false, []retry.Failure{stop}, retry.PushedBack, false},
+		"one attempt":                {one, false, []retry.Failure{down}, retry.Exhausted, false},
+		"part of another retry":      {on, true, []retry.Failure{down}, retry.Exhausted, false},
+		"over budget":                {poor, false, []retry.Failure{down}, retry.OverBudget, true},
+		"over budget, none sent":     {poor, false, []retry.Failure{unsent}, retry.OverBudget, false},
+		"a code that is not retried": {on, false, []retry.Failure{down, {Code: codes.NotFound}}, retry.NotRetryable, false},
+	} {
+		core, _ := core(t, c.policy)
+		s := core.Begin(0, c.chained)
+		var why retry.Reason
+		for i, f := range c.failures {
+			if s.Began(); why != "" {
+				t.Fatalf("%s: no attempt follows %d, because of %q", name, i, why)
+			}
+			_, why = s.Failed(f)
+		}
+		if why != c.why || s.EndsChain() != c.want {
+			t.Errorf("%s: ended because of %q, for all: %v; want %q, %v", name, why, s.EndsChain(), c.why, c.want)
+		}
+	}
+	c, _ := core(t, on)
+	s := c.Begin(int64(10*time.Millisecond), false)
+	s.Began()
+	if _, why := s.Failed(down); why != retry.NoTime || !s.EndsChain() {
+		t.Errorf("ended because of %q, for all: %v; want %q, true", why, s.EndsChain(), retry.NoTime)
 	}
 }
 
@@ -77,7 +125,7 @@ func TestStepsBudget(t *testing.T) {
 		clock.now += int64(time.Millisecond)
 		s := core.Begin(0, false)
 		s.Began()
-		if _, why := s.Failed(codes.Unavailable, false); why == "" {
+		if _, why := s.Failed(retry.Failure{Code: codes.Unavailable}); why == "" {
 			retries++
 		} else if why != retry.OverBudget {
 			t.Fatal(why)
@@ -139,7 +187,7 @@ func ExampleNewCore() {
 	call := core.Begin(0, false)
 	for {
 		call.Began()
-		wait, why := call.Failed(codes.Unavailable, false)
+		wait, why := call.Failed(retry.Failure{Code: codes.Unavailable})
 		if why != "" {
 			fmt.Println(why)
 			break

@@ -216,6 +216,9 @@ func (s *stream) ended(a *streamAttempt, err error) {
 	}
 	final := s.attempt == a && s.busy == nil && s.endedLocked(a)
 	s.mu.Unlock()
+	if err != nil && s.rules.chainStop && s.diagnose(&a.attempt, err).push == stayAway {
+		s.endChain(err) // also if nobody decides about it, since the stream is fixed
+	}
 	a.over(err)
 	if a.extra.cancel != nil {
 		a.extra.cancel()

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/outcome"
 )
 
 // trial is what unary calls and streams have in common: how far the call has come, and what may follow a failure.
@@ -93,6 +94,7 @@ func (t *trial) failed(a *attempt, err error) failure {
 }
 
 func (t *trial) note(a *attempt, err error, f failure, now int64) {
+	t.progress.failed(f)
 	t.attempts = append(t.attempts, a.report(now, err, f))
 	t.tried.Add(a.room.Call().Picked())
 	t.m.trouble()
@@ -121,6 +123,9 @@ func (t *trial) moment(now int64) moment {
 
 // giveUp ends the call with err. What was not retried because nobody would want it keeps its error as it is.
 func (t *trial) giveUp(err error, why Reason) error {
+	if t.progress.endsChain(&t.limits, why) {
+		t.endChain(err)
+	}
 	if t.waited { // the caller may not be there to hear, but interceptors further out are
 		err = status.FromContextError(t.ctx.Err()).Err()
 	} else if t.progress.attempts == 1 {
@@ -136,6 +141,17 @@ func (t *trial) giveUp(err error, why Reason) error {
 	t.m.gaveUp.Add(1)
 	t.tell(t.config().OnGiveUp, t.event(callctx.RetryRefused, 0, why))
 	return &Error{Attempts: t.attempts, Reason: why, err: err}
+}
+
+// endChain notes with the handler that makes the call, if it is one, that nobody further up is to repeat what ended with
+// err.
+func (t *trial) endChain(err error) {
+	if !t.rules.chainStop || t.rules.dryRun {
+		return
+	}
+	if s := servingIn(t.ctx); s != nil {
+		s.endChain(outcome.Code(err))
+	}
 }
 
 func (t *trial) config() *Config { return &t.r.state.Load().config }

@@ -179,7 +179,7 @@ func TestRetriesAmplify(t *testing.T) {
 			for again := true; again; {
 				a.Began()
 				attempts++
-				_, again = a.Failed(codes.Unavailable, false)
+				_, again = a.Failed(lb.Failure{Code: codes.Unavailable})
 			}
 		}
 		if got := float64(attempts) / calls; got < c.low || got > c.high {
@@ -202,7 +202,7 @@ func TestRetriesWaitAndGiveUp(t *testing.T) {
 				a.Began()
 			}
 			a.Began()
-			wait, again := a.Failed(codes.Unavailable, false)
+			wait, again := a.Failed(lb.Failure{Code: codes.Unavailable})
 			if !again || wait < 0 || wait >= most {
 				t.Fatalf("after %d attempts: wait %d, again %v; want less than %d", number+1, wait, again, most)
 			}
@@ -216,8 +216,11 @@ func TestRetriesWaitAndGiveUp(t *testing.T) {
 	if slow := a.Began(); slow != 0 || a.Hedge() {
 		t.Error("a rule without hedging hedges")
 	}
-	if _, again := a.Failed(codes.NotFound, true); again {
+	if _, again := a.Failed(lb.Failure{Code: codes.NotFound, Unsent: true}); again {
 		t.Error("NOT_FOUND is tried again")
+	}
+	if _, again := a.Failed(lb.Failure{Code: codes.Unavailable, Stop: true}); again || a.Stops() {
+		t.Error("what the server does not want repeated is, or is not for those further up to decide")
 	}
 }
 
@@ -231,7 +234,7 @@ func TestRetryThrottleReopens(t *testing.T) {
 	fail := func() bool {
 		a := rule.Begin(0, false)
 		a.Began()
-		_, again := a.Failed(codes.Unavailable, false)
+		_, again := a.Failed(lb.Failure{Code: codes.Unavailable})
 		return again
 	}
 	for range 10 {

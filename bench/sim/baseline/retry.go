@@ -127,10 +127,13 @@ func (a *attempts) Began() int64 {
 // Hedge implements [lb.Attempts].
 func (*attempts) Hedge() bool { return false }
 
-// Failed implements [lb.Attempts]: what is UNAVAILABLE is tried again.
-func (a *attempts) Failed(code codes.Code, _ bool) (wait int64, retry bool) {
+// Stops implements [lb.Attempts]: none of them tells anything upwards.
+func (*attempts) Stops() bool { return false }
+
+// Failed implements [lb.Attempts]: what is UNAVAILABLE is tried again, unless the server wants it not to be.
+func (a *attempts) Failed(f lb.Failure) (wait int64, retry bool) {
 	a.r.purse.ended(false)
-	if code != codes.Unavailable || a.number >= a.r.most || !a.r.purse.pay() {
+	if f.Code != codes.Unavailable || f.Stop || a.number >= a.r.most || !a.r.purse.pay() {
 		return 0, false
 	}
 	bound := min(retryBase*float64(int(1)<<(a.number-1)), retryMax)

@@ -21,6 +21,7 @@ type call struct {
 	key      string
 	hasKey   bool
 	chained  bool        // it is part of answering somebody's retry
+	stops    bool        // its failure is not for those further up to repeat
 	rule     lb.Attempts // nil for Config.Attempts
 	deadline engine.Timer
 	timer    engine.Timer // of the next attempt, a retry or a hedge
@@ -124,7 +125,7 @@ func (k *call) try() {
 		if len(k.open) == 0 {
 			k.server = -1
 		}
-		k.failed(status.Code(err), true)
+		k.failed(lb.Failure{Code: status.Code(err), Unsent: true})
 		return
 	}
 	// A message's luck is its own, and that of an attempt is not that of the one before.
@@ -145,24 +146,25 @@ func (k *call) try() {
 	}
 }
 
-// failed decides what follows a failure. unsent says that no server can have begun.
-func (k *call) failed(code codes.Code, unsent bool) {
+// failed decides what follows a failure.
+func (k *call) failed(f lb.Failure) {
 	c := k.client
 	if k.rule == nil {
-		if unsent && code == codes.Unavailable && k.server >= 0 && k.attempts < c.cfg.Attempts {
+		if f.Unsent && f.Code == codes.Unavailable && k.server >= 0 && k.attempts < c.cfg.Attempts {
 			k.try()
 			return
 		}
-		k.end(code)
+		k.end(f.Code)
 		return
 	}
 	if len(k.open) > 0 {
 		return // a rival may succeed
 	}
 	c.sim.Stop(k.timer)
-	wait, retry := k.rule.Failed(code, unsent)
+	wait, retry := k.rule.Failed(f)
 	if !retry {
-		k.end(code)
+		k.stops = k.rule.Stops()
+		k.end(f.Code)
 		return
 	}
 	k.timer = c.sim.At(c.sim.Now()+wait, k, again, uint64(c.id))
@@ -173,7 +175,7 @@ func (k *call) end(code codes.Code) {
 	c := k.client
 	k.stop(code)
 	if k.origin != nil {
-		k.origin.calledOn(code)
+		k.origin.calledOn(code, k.stops)
 	} else {
 		c.recorder.Ended(End{Arrived: k.began, Latency: c.sim.Now() - k.began, Code: code, Server: k.server,
 			Attempts: k.attempts})
@@ -216,6 +218,7 @@ type attempt struct {
 	number  int // from 1
 	code    codes.Code
 	refused bool  // it never reached the application
+	stop    bool  // the server wants no retry
 	onward  *call // what the server waits for before it answers
 }
 
@@ -267,14 +270,15 @@ func (a *attempt) Answered(_ *server.Request, st server.Status) {
 	a.answer(st)
 }
 
-// calledOn is the end of the call that the server waited for.
-func (a *attempt) calledOn(code codes.Code) {
+// calledOn is the end of the call that the server waited for, and that it answers as. stop says that nobody further up
+// is to repeat it.
+func (a *attempt) calledOn(code codes.Code, stop bool) {
 	s, _ := a.call.client.servers.Server(a.server)
 	s.Hold(-1)
-	a.onward, a.code, a.load = nil, code, s.Load()
+	a.onward, a.code, a.stop, a.load = nil, code, stop, s.Load()
 	switch {
 	case s.Down(): // the process died while it waited
-		a.code, a.refused = codes.Unavailable, true
+		a.code, a.refused, a.stop = codes.Unavailable, true, false
 		a.answer(server.Refused)
 	case code != codes.OK:
 		a.answer(server.Failed)
@@ -295,25 +299,25 @@ func (a *attempt) replied() {
 	k.open = slices.DeleteFunc(k.open, func(o *attempt) bool { return o == a })
 	k.tried = append(k.tried, a.server)
 	k.server = a.server
-	code, refused := a.code, a.refused
+	f := lb.Failure{Code: a.code, Unsent: a.refused || a.code == codes.ResourceExhausted, Stop: a.stop}
 	switch {
-	case code == codes.OK:
+	case f.Code == codes.OK:
 		a.done(nil, &a.load)
 		if k.rule != nil {
 			k.rule.Succeeded(k.client.sim.Now()-a.began, a.number)
 		}
 		k.end(codes.OK)
 		return
-	case refused:
+	case a.refused:
 		a.done(errRefused, nil)
-	case code == codes.ResourceExhausted:
+	case f.Code == codes.ResourceExhausted:
 		a.done(errRejected, &a.load)
-	case code == codes.DeadlineExceeded:
+	case f.Code == codes.DeadlineExceeded:
 		a.done(errDeadline, &a.load)
 	default:
 		a.done(errFailed, &a.load)
 	}
-	k.failed(code, refused || code == codes.ResourceExhausted)
+	k.failed(f)
 }
 
 // cancel ends an attempt before its answer is there.

@@ -16,6 +16,7 @@ import (
 type rule struct {
 	most       int
 	wait, slow int64
+	stops      bool // failures are not for those further up to repeat
 
 	began, failed int
 	chained       []bool
@@ -28,9 +29,10 @@ func (r *rule) Begin(_ int64, chained bool) lb.Attempts {
 }
 func (r *rule) Began() int64 { r.began++; return r.slow }
 func (r *rule) Hedge() bool  { return r.began < r.most }
-func (r *rule) Failed(code codes.Code, unsent bool) (int64, bool) {
+func (r *rule) Stops() bool  { return r.stops }
+func (r *rule) Failed(f lb.Failure) (int64, bool) {
 	r.failed++
-	return r.wait, code == codes.Unavailable && r.began < r.most
+	return r.wait, f.Code == codes.Unavailable && !f.Stop && r.began < r.most
 }
 func (r *rule) Succeeded(_ int64, number int) { r.succeeded = append(r.succeeded, number) }
 
@@ -185,12 +187,39 @@ func TestChainMultiplies(t *testing.T) {
 	}
 }
 
+// TestChainStops: what the second layer does not want repeated is not, and what it can say nothing about is.
+func TestChainStops(t *testing.T) {
+	for name, tt := range map[string]struct {
+		breaks func(w, behind *world)
+		front  int
+		back   int
+	}{
+		"the second layer fails": {func(_, b *world) {
+			b.servers[0].SetFaults(server.Faults{Fail: 1, FailAfter: time.Millisecond})
+		}, 1, 3},
+		"the first layer fails": {func(w, _ *world) {
+			w.servers[0].SetFaults(server.Faults{Fail: 1, FailAfter: time.Millisecond})
+		}, 3, 0},
+	} {
+		back := &rule{most: 3, stops: true}
+		w, behind := chain(&rule{most: 3}, back)
+		behind.client.retry = perCall{back}
+		tt.breaks(w, behind)
+		w.call(10*ms, ms)
+		w.sim.Run(1000 * ms)
+		if len(w.sent) != tt.front || len(behind.sent) != tt.back || len(w.ended) != 1 || w.ended[0].Code != codes.Unavailable {
+			t.Errorf("%s: %d and %d attempts, ended %+v; want %d and %d, UNAVAILABLE", name, len(w.sent), len(behind.sent),
+				w.ended, tt.front, tt.back)
+		}
+	}
+}
+
 // perCall gives each call a rule of its own.
 type perCall struct{ *rule }
 
 func (p perCall) Begin(d int64, chained bool) lb.Attempts {
 	p.rule.Begin(d, chained)
-	return &rule{most: p.most, wait: p.wait, slow: p.slow}
+	return &rule{most: p.most, wait: p.wait, slow: p.slow, stops: p.stops}
 }
 
 // TestStreams: a stream is in flight at its server from beginning to end, its messages are work, it has no deadline,

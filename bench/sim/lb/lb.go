@@ -139,6 +139,15 @@ type Retry interface {
 	Begin(deadline int64, chained bool) Attempts
 }
 
+// Failure is how an attempt failed.
+type Failure struct {
+	Code codes.Code
+	// Unsent: it is certain that no handler ran.
+	Unsent bool
+	// Stop: the server says that it wants no retry (gRFC A6, a negative pushback).
+	Stop bool
+}
+
 // Attempts decides about the attempts of one call.
 type Attempts interface {
 	// Began is an attempt that begins. If it has not ended after slow, and slow is not 0, Hedge is asked.
@@ -146,8 +155,11 @@ type Attempts interface {
 	// Hedge says whether another attempt is sent although none has failed.
 	Hedge() bool
 	// Failed decides what follows the failure of the last attempt that was under way: another one, after wait, or
-	// nothing. unsent says that it is certain that no handler ran.
-	Failed(code codes.Code, unsent bool) (wait int64, retry bool)
+	// nothing.
+	Failed(f Failure) (wait int64, retry bool)
+	// Stops says, after the failure that ended the call, whether a server that made the call and fails with it tells
+	// its own client not to retry.
+	Stops() bool
 	// Succeeded is the end of the call, by the attempt with this number, from 1, which took so long.
 	Succeeded(latency int64, number int)
 }

@@ -3,8 +3,6 @@ package real
 import (
 	"time"
 
-	"google.golang.org/grpc/codes"
-
 	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/wrappers/ratelimit"
 	"github.com/evenkeel/evenkeel/wrappers/retry"
@@ -40,10 +38,13 @@ func (s decisions) Began() int64 { return int64(s.s.Began()) }
 func (s decisions) Hedge() bool { return s.s.Hedge() }
 
 // Failed implements [lb.Attempts].
-func (s decisions) Failed(code codes.Code, unsent bool) (int64, bool) {
-	wait, why := s.s.Failed(code, unsent)
+func (s decisions) Failed(f lb.Failure) (int64, bool) {
+	wait, why := s.s.Failed(retry.Failure(f))
 	return int64(wait), why == ""
 }
+
+// Stops implements [lb.Attempts].
+func (s decisions) Stops() bool { return s.s.EndsChain() }
 
 // Succeeded implements [lb.Attempts].
 func (s decisions) Succeeded(int64, int) { s.s.Succeeded() }
