@@ -36,7 +36,7 @@ var layers = []struct {
 	{"balancer/load", nil, "load metrics are pure, so that a simulator can run them"},
 	{"balancer/outlier", nil, "detectors are pure, so that a simulator can run them"},
 	{"balancer", []string{"registry", "filters", "outcome", "balancer/load", "balancer/outlier", "internal/callctx",
-		"internal/beacon", "internal/clock", "internal/probe"},
+		"internal/beacon", "internal/clock", "internal/probe", "internal/strictjson"},
 		"any resolver may stand before the balancer, and wrappers are optional"},
 	{"filters", []string{"registry", "internal/callctx"}, "a filter is a statement about an instance, nothing more"},
 	{"outcome", nil, "the one classifier depends on nobody whom it judges for"},

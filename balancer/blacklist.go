@@ -7,6 +7,7 @@ import (
 	"math/bits"
 	"time"
 
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 	"github.com/evenkeel/evenkeel/outcome"
 )
 
@@ -41,26 +42,26 @@ type Blacklist struct {
 
 // blacklistJSON is a Blacklist as it stands in JSON, where durations are texts such as "30s".
 type blacklistJSON struct {
-	Disabled          bool     `json:"disabled,omitempty"`
-	Failures          int      `json:"failures,omitempty"`
-	BaseEjection      duration `json:"baseEjection,omitzero"`
-	MaxEjection       duration `json:"maxEjection,omitzero"`
-	MaxEjectedPercent int      `json:"maxEjectedPercent,omitempty"`
-	ProbeTimeout      duration `json:"probeTimeout,omitzero"`
-	Classifier        string   `json:"classifier,omitempty"`
+	Disabled          bool                `json:"disabled,omitempty"`
+	Failures          int                 `json:"failures,omitempty"`
+	BaseEjection      strictjson.Duration `json:"baseEjection,omitzero"`
+	MaxEjection       strictjson.Duration `json:"maxEjection,omitzero"`
+	MaxEjectedPercent int                 `json:"maxEjectedPercent,omitempty"`
+	ProbeTimeout      strictjson.Duration `json:"probeTimeout,omitzero"`
+	Classifier        string              `json:"classifier,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (b Blacklist) MarshalJSON() ([]byte, error) {
-	return json.Marshal(blacklistJSON{b.Disabled, b.Failures, duration(b.BaseEjection), duration(b.MaxEjection),
-		b.MaxEjectedPercent, duration(b.ProbeTimeout), b.Classifier})
+	return json.Marshal(blacklistJSON{b.Disabled, b.Failures, strictjson.Duration(b.BaseEjection), strictjson.Duration(b.MaxEjection),
+		b.MaxEjectedPercent, strictjson.Duration(b.ProbeTimeout), b.Classifier})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (b *Blacklist) UnmarshalJSON(js []byte) error {
 	var j blacklistJSON
-	if err := unmarshalStrict(js, &j); err != nil {
-		return fmt.Errorf("blacklist: %w", err)
+	if err := strictjson.Unmarshal(js, &j); err != nil {
+		return strictjson.At("blacklist", err)
 	}
 	*b = Blacklist{j.Disabled, j.Failures, time.Duration(j.BaseEjection), time.Duration(j.MaxEjection),
 		j.MaxEjectedPercent, time.Duration(j.ProbeTimeout), j.Classifier}

@@ -1,19 +1,13 @@
 package balancer
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"reflect"
-	"strings"
-	"time"
 
 	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/evenkeel/evenkeel/filters"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // Name is the policy's name in a service config.
@@ -126,7 +120,7 @@ func parseConfig(js json.RawMessage) (*settings, error) {
 		SlowStart SlowStart       `json:"slowStart"`
 		Zone      Zone            `json:"zone"`
 	}
-	if err := unmarshalStrict(js, &raw); err != nil {
+	if err := strictjson.Unmarshal(js, &raw); err != nil {
 		return nil, fmt.Errorf("evenkeel: %w", err)
 	}
 	s := &settings{source: string(js)}
@@ -182,63 +176,4 @@ func parseStrategyField(js json.RawMessage) (Strategy, error) {
 		return parseStrategy(name, s)
 	}
 	panic("unreachable")
-}
-
-// unmarshalStrict refuses fields that it does not know, so that a misspelt one is not silently a default.
-func unmarshalStrict(js json.RawMessage, v any) error {
-	d := json.NewDecoder(bytes.NewReader(js))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			return fmt.Errorf("%s = a JSON %s, want %s", cmp.Or(wrong.Field, "config"), wrong.Value, inJSON(wrong.Type))
-		}
-		if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok { // it has no type of its own
-			return fmt.Errorf("unknown field %s, want %s", field, fieldsOf(v))
-		}
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("config has text after its end")
-	}
-	return nil
-}
-
-// fieldsOf lists the names that the struct behind v has in JSON.
-func fieldsOf(v any) string {
-	t := reflect.TypeOf(v).Elem()
-	var names []string
-	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		names = append(names, cmp.Or(name, t.Field(i).Name))
-	}
-	if len(names) == 0 {
-		return "none"
-	}
-	return "one of " + strings.Join(names, ", ")
-}
-
-// inJSON says how a value of type t is written.
-func inJSON(t reflect.Type) string {
-	switch {
-	case t == reflect.TypeFor[duration]():
-		return `a string such as "30s"`
-	case t.Kind() == reflect.Struct:
-		return "an object"
-	}
-	return t.String()
-}
-
-// duration is a time.Duration that is written "1.5s" in JSON, as [time.ParseDuration] reads it.
-type duration time.Duration
-
-func (d duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-func (d *duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return fmt.Errorf("duration = %q, want one such as \"30s\" or \"1m30s\"", text)
-	}
-	*d = duration(v)
-	return nil
 }

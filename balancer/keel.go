@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 func init() { RegisterStrategy("keel", parseSettings[Keel]) }
@@ -39,21 +40,21 @@ type Keel struct {
 
 // keelJSON is a Keel as it stands in JSON, where durations are texts such as "1s".
 type keelJSON struct {
-	ProbeRate    float64  `json:"probeRate,omitempty"`
-	RIFQuantile  float64  `json:"rifQuantile,omitempty"`
-	MaxAge       duration `json:"maxAge,omitzero"`
-	ProbeTimeout duration `json:"probeTimeout,omitzero"`
+	ProbeRate    float64             `json:"probeRate,omitempty"`
+	RIFQuantile  float64             `json:"rifQuantile,omitempty"`
+	MaxAge       strictjson.Duration `json:"maxAge,omitzero"`
+	ProbeTimeout strictjson.Duration `json:"probeTimeout,omitzero"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (s Keel) MarshalJSON() ([]byte, error) {
-	return json.Marshal(keelJSON{s.ProbeRate, s.RIFQuantile, duration(s.MaxAge), duration(s.ProbeTimeout)})
+	return json.Marshal(keelJSON{s.ProbeRate, s.RIFQuantile, strictjson.Duration(s.MaxAge), strictjson.Duration(s.ProbeTimeout)})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (s *Keel) UnmarshalJSON(js []byte) error {
 	var j keelJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	*s = Keel{j.ProbeRate, j.RIFQuantile, time.Duration(j.MaxAge), time.Duration(j.ProbeTimeout)}

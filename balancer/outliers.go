@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/outlier"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // Outliers says how instances are found that fail more often than the others without failing several times in a row,
@@ -57,9 +58,9 @@ type outliersJSON struct {
 
 // a50JSON has the names of gRFC A50. There 0 is a value and not the default, so it is told from what is absent.
 type a50JSON struct {
-	Interval                  *duration              `json:"interval,omitempty"`
-	BaseEjectionTime          *duration              `json:"baseEjectionTime,omitempty"`
-	MaxEjectionTime           *duration              `json:"maxEjectionTime,omitempty"`
+	Interval                  *strictjson.Duration   `json:"interval,omitempty"`
+	BaseEjectionTime          *strictjson.Duration   `json:"baseEjectionTime,omitempty"`
+	MaxEjectionTime           *strictjson.Duration   `json:"maxEjectionTime,omitempty"`
 	MaxEjectionPercent        *int                   `json:"maxEjectionPercent,omitempty"`
 	SuccessRateEjection       *successRateJSON       `json:"successRateEjection,omitempty"`
 	FailurePercentageEjection *failurePercentageJSON `json:"failurePercentageEjection,omitempty"`
@@ -84,8 +85,8 @@ func (o Outliers) MarshalJSON() ([]byte, error) {
 	j := outliersJSON{o.Disabled, o.DryRun, o.Margin, o.OddsRatio, o.Confidence, o.Slow, nil}
 	if a := o.A50; a != nil {
 		j.A50 = &a50JSON{
-			Interval: present(duration(a.Interval)), BaseEjectionTime: present(duration(a.BaseEjectionTime)),
-			MaxEjectionTime: present(duration(a.MaxEjectionTime)), MaxEjectionPercent: present(a.MaxEjectionPercent),
+			Interval: present(strictjson.Duration(a.Interval)), BaseEjectionTime: present(strictjson.Duration(a.BaseEjectionTime)),
+			MaxEjectionTime: present(strictjson.Duration(a.MaxEjectionTime)), MaxEjectionPercent: present(a.MaxEjectionPercent),
 		}
 		if s := a.SuccessRateEjection; s != nil {
 			j.A50.SuccessRateEjection = &successRateJSON{present(s.StdevFactor), present(s.EnforcementPercentage),
@@ -111,8 +112,8 @@ func present[T comparable](v T) *T {
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (o *Outliers) UnmarshalJSON(js []byte) error {
 	var j outliersJSON
-	if err := unmarshalStrict(js, &j); err != nil {
-		return fmt.Errorf("outliers: %w", err)
+	if err := strictjson.Unmarshal(js, &j); err != nil {
+		return strictjson.At("outliers", err)
 	}
 	*o = Outliers{Disabled: j.Disabled, DryRun: j.DryRun, Margin: j.Margin, OddsRatio: j.OddsRatio,
 		Confidence: j.Confidence, Slow: j.Slow}
@@ -198,7 +199,7 @@ func (o Outliers) resolve(j *judge) (*vigil, error) {
 			"ejects (with blacklist.failures = %d hardly any run does)", maxFailures)
 	}
 	if _, err := v.judge(nil); err != nil {
-		return nil, fmt.Errorf("outliers: %w", err)
+		return nil, strictjson.At("outliers", err)
 	}
 	if o.Disabled || !v.ejects && !v.dryRun && !v.times() {
 		return nil, nil

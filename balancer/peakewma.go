@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 func init() { RegisterStrategy("peak_ewma", parseSettings[PeakEWMA]) }
@@ -27,20 +28,20 @@ type PeakEWMA struct {
 
 // peakEWMAJSON is a PeakEWMA as it stands in JSON, where durations are texts such as "10s".
 type peakEWMAJSON struct {
-	Choices int      `json:"choices,omitempty"`
-	Decay   duration `json:"decay,omitzero"`
-	Penalty duration `json:"penalty,omitzero"`
+	Choices int                 `json:"choices,omitempty"`
+	Decay   strictjson.Duration `json:"decay,omitzero"`
+	Penalty strictjson.Duration `json:"penalty,omitzero"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (s PeakEWMA) MarshalJSON() ([]byte, error) {
-	return json.Marshal(peakEWMAJSON{s.Choices, duration(s.Decay), duration(s.Penalty)})
+	return json.Marshal(peakEWMAJSON{s.Choices, strictjson.Duration(s.Decay), strictjson.Duration(s.Penalty)})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (s *PeakEWMA) UnmarshalJSON(js []byte) error {
 	var j peakEWMAJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	*s = PeakEWMA{j.Choices, time.Duration(j.Decay), time.Duration(j.Penalty)}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 func init() { RegisterStrategy("prequal", parseSettings[Prequal]) }
@@ -49,26 +50,26 @@ type Prequal struct {
 
 // prequalJSON is a Prequal as it stands in JSON, where durations are texts such as "1s".
 type prequalJSON struct {
-	PoolSize     int      `json:"poolSize,omitempty"`
-	ProbeRate    float64  `json:"probeRate,omitempty"`
-	RemoveRate   float64  `json:"removeRate,omitempty"`
-	Delta        float64  `json:"delta,omitempty"`
-	MaxAge       duration `json:"maxAge,omitzero"`
-	RIFQuantile  float64  `json:"rifQuantile,omitempty"`
-	ProbeTimeout duration `json:"probeTimeout,omitzero"`
-	Reports      bool     `json:"reports,omitempty"`
+	PoolSize     int                 `json:"poolSize,omitempty"`
+	ProbeRate    float64             `json:"probeRate,omitempty"`
+	RemoveRate   float64             `json:"removeRate,omitempty"`
+	Delta        float64             `json:"delta,omitempty"`
+	MaxAge       strictjson.Duration `json:"maxAge,omitzero"`
+	RIFQuantile  float64             `json:"rifQuantile,omitempty"`
+	ProbeTimeout strictjson.Duration `json:"probeTimeout,omitzero"`
+	Reports      bool                `json:"reports,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (s Prequal) MarshalJSON() ([]byte, error) {
-	return json.Marshal(prequalJSON{s.PoolSize, s.ProbeRate, s.RemoveRate, s.Delta, duration(s.MaxAge), s.RIFQuantile,
-		duration(s.ProbeTimeout), s.Reports})
+	return json.Marshal(prequalJSON{s.PoolSize, s.ProbeRate, s.RemoveRate, s.Delta, strictjson.Duration(s.MaxAge), s.RIFQuantile,
+		strictjson.Duration(s.ProbeTimeout), s.Reports})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (s *Prequal) UnmarshalJSON(js []byte) error {
 	var j prequalJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	*s = Prequal{j.PoolSize, j.ProbeRate, j.RemoveRate, j.Delta, time.Duration(j.MaxAge), j.RIFQuantile,

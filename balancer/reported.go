@@ -10,26 +10,27 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // weightedJSON is a Weighted as it stands in JSON, where durations are texts such as "10s".
 type weightedJSON struct {
-	Load         string   `json:"load,omitempty"`
-	Blackout     duration `json:"blackout,omitzero"`
-	Expiration   duration `json:"expiration,omitzero"`
-	Update       duration `json:"update,omitzero"`
-	ErrorPenalty float64  `json:"errorPenalty,omitempty"`
+	Load         string              `json:"load,omitempty"`
+	Blackout     strictjson.Duration `json:"blackout,omitzero"`
+	Expiration   strictjson.Duration `json:"expiration,omitzero"`
+	Update       strictjson.Duration `json:"update,omitzero"`
+	ErrorPenalty float64             `json:"errorPenalty,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (s Weighted) MarshalJSON() ([]byte, error) {
-	return json.Marshal(weightedJSON{s.Load, duration(s.Blackout), duration(s.Expiration), duration(s.Update), s.ErrorPenalty})
+	return json.Marshal(weightedJSON{s.Load, strictjson.Duration(s.Blackout), strictjson.Duration(s.Expiration), strictjson.Duration(s.Update), s.ErrorPenalty})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (s *Weighted) UnmarshalJSON(js []byte) error {
 	var j weightedJSON
-	if err := unmarshalStrict(js, &j); err != nil {
+	if err := strictjson.Unmarshal(js, &j); err != nil {
 		return err
 	}
 	*s = Weighted{j.Load, time.Duration(j.Blackout), time.Duration(j.Expiration), time.Duration(j.Update), j.ErrorPenalty}

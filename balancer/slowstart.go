@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc/connectivity"
+
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // SlowStart gives an instance that is new, restarted or back from the blacklist time to warm up: its share of the calls
@@ -38,21 +40,21 @@ type SlowStart struct {
 
 // slowStartJSON is a SlowStart as it stands in JSON, where durations are texts such as "30s".
 type slowStartJSON struct {
-	Window     duration `json:"window,omitzero"`
-	MinPercent int      `json:"minPercent,omitempty"`
-	Aggression float64  `json:"aggression,omitempty"`
+	Window     strictjson.Duration `json:"window,omitzero"`
+	MinPercent int                 `json:"minPercent,omitempty"`
+	Aggression float64             `json:"aggression,omitempty"`
 }
 
 // MarshalJSON implements [json.Marshaler].
 func (s SlowStart) MarshalJSON() ([]byte, error) {
-	return json.Marshal(slowStartJSON{duration(s.Window), s.MinPercent, s.Aggression})
+	return json.Marshal(slowStartJSON{strictjson.Duration(s.Window), s.MinPercent, s.Aggression})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.
 func (s *SlowStart) UnmarshalJSON(js []byte) error {
 	var j slowStartJSON
-	if err := unmarshalStrict(js, &j); err != nil {
-		return fmt.Errorf("slowStart: %w", err)
+	if err := strictjson.Unmarshal(js, &j); err != nil {
+		return strictjson.At("slowStart", err)
 	}
 	*s = SlowStart{time.Duration(j.Window), j.MinPercent, j.Aggression}
 	return nil

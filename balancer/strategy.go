@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 // Strategy says how one instance is chosen among several that may serve a call. A strategy is a small exported
@@ -121,7 +122,7 @@ func parseSettings[S interface {
 	validate() error
 }](js json.RawMessage) (Strategy, error) {
 	var s S
-	if err := unmarshalStrict(js, &s); err != nil {
+	if err := strictjson.Unmarshal(js, &s); err != nil {
 		return nil, err
 	}
 	if err := s.validate(); err != nil {

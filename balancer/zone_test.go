@@ -411,7 +411,7 @@ func TestZoneConfig(t *testing.T) {
 		`{"zone":{"local":"a","tolerance":-1}}`:     "evenkeel: zone.tolerance = -1, want 0 to 10",
 		`{"zone":{"local":"a","remotePercent":51}}`: "evenkeel: zone.remotePercent = 51, want 0 to 50",
 		`{"zone":{"tolerance":1}}`:                  `evenkeel: zone.local = "" with other fields set, want the client's zone`,
-		`{"zone":{"name":"a"}}`:                     `evenkeel: unknown field "name", want one of `,
+		`{"zone":{"name":"a"}}`:                     `evenkeel: zone: unknown field "name", want one of `,
 	} {
 		if _, err := parseConfig(json.RawMessage(js)); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
 			t.Errorf("%s:\n\t%v, want\n\t%s", js, err, want)

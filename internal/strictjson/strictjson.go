@@ -6,6 +6,7 @@
 // field, from the top of the file down, what stands there and what is wanted:
 //
 //	methods["/shop.Orders/Get"].timeout = "5", want a text such as "30ms" or "1m30s"
+//	methods["/shop.Orders/Get"].hedge: unknown field "delai", want one of delay, quantile, max
 //
 // A type with an UnmarshalJSON of its own, of which encoding/json knows no path, calls [Unmarshal] there, and whoever
 // has such a field names it with [At]. Everything here is safe for concurrent use.
@@ -42,6 +43,26 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s = %s, want %s", cmp.Or(e.Field, "the configuration"), e.Got, e.Want)
 }
 
+// Unknown is a field that nobody knows.
+type Unknown struct {
+	Object string // the path of what has the field, empty if the whole is meant
+	Name   string
+	Known  []string // the fields that it could have
+}
+
+// Error names the field, and those that there are.
+func (e *Unknown) Error() string {
+	want := "none"
+	if len(e.Known) > 0 {
+		want = "one of " + strings.Join(e.Known, ", ")
+	}
+	where := ""
+	if e.Object != "" {
+		where = e.Object + ": "
+	}
+	return fmt.Sprintf("%sunknown field %q, want %s", where, e.Name, want)
+}
+
 // Unmarshal decodes js, one JSON value and nothing else, into v and refuses fields that v does not have.
 func Unmarshal(js []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(js))
@@ -49,7 +70,7 @@ func Unmarshal(js []byte, v any) error {
 	if err := d.Decode(v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if !errors.As(err, &wrong) {
-			return err
+			return located(err, js, v)
 		}
 		e := &Error{strings.TrimPrefix(wrong.Field, embedded+"."), wrong.Value, inJSON(wrong.Type)}
 		if !strings.HasPrefix(e.Got, `"`) {
@@ -65,16 +86,27 @@ func Unmarshal(js []byte, v any) error {
 
 // At returns err, which came of what stands in field, with the field's name before whatever it says already.
 func At(field string, err error) error {
-	var e *Error
+	var (
+		e *Error
+		u *Unknown
+	)
 	switch {
 	case err == nil:
 		return nil
-	case !errors.As(err, &e):
-		return fmt.Errorf("%s: %w", field, err)
-	case e.Field == "":
-		return &Error{field, e.Got, e.Want}
+	case errors.As(err, &u):
+		return &Unknown{join(field, u.Object), u.Name, u.Known}
+	case errors.As(err, &e):
+		return &Error{join(field, e.Field), e.Got, e.Want}
 	}
-	return &Error{field + "." + e.Field, e.Got, e.Want}
+	return fmt.Errorf("%s: %w", field, err)
+}
+
+// join is the path of field within outer, either of which may be empty.
+func join(outer, field string) string {
+	if outer == "" || field == "" || field[0] == '[' {
+		return outer + field
+	}
+	return outer + "." + field
 }
 
 // inJSON is what people write in JSON for a value of type t.

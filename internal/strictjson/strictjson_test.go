@@ -66,16 +66,17 @@ func TestErrors(t *testing.T) {
 		`{"key":"x"}`:                      `key is never right`,
 		`{"inner":5}`:                      `inner = a JSON number, want an object`,
 		`{"inner":{"delay":"soon"}}`:       `inner.delay = "soon", want a text such as`,
-		`{"nn":5}`:                         `json: unknown field "nn"`,
-		`{"policyJSON":{}}`:                `json: unknown field "policyJSON"`,
+		`{"nn":5}`:                         `unknown field "nn", want one of n, x, on, name, list, timeout, key, inner, box, methods`,
+		`{"policyJSON":{}}`:                `unknown field "policyJSON", want one of n, x`,
+		`{"N":5,"inner":{"dilay":"5s"}}`:   `inner: unknown field "dilay", want one of delay`,
 		`{"box":5}`:                        `box = a JSON number, want an object`,
 		`{"box":{"n":"x"}}`:                `box.n = a JSON string, want a whole number`,
-		`{"box":{"m":1}}`:                  `box: json: unknown field "m"`,
+		`{"box":{"m":1}}`:                  `box: unknown field "m", want one of n`,
 		`{"methods":[]}`:                   `methods = a JSON array, want an object`,
 		`{"methods":{"/a.B/C":5}}`:         `methods["/a.B/C"] = a JSON number, want an object`,
 		`{"methods":{"/a.B/C":{"n":"5"}}}`: `methods["/a.B/C"].n = a JSON string, want a whole number`,
 		`{"methods":{"/a.B/C":{"box":{"n":"x"}}}}`:    `methods["/a.B/C"].box.n = a JSON string, want a whole number`,
-		`{"methods":{"/a.B/C":{"nn":5}}}`:             `methods["/a.B/C"]: json: unknown field "nn"`,
+		`{"methods":{"/a.B/C":{"nn":5}}}`:             `methods["/a.B/C"]: unknown field "nn", want one of n, x`,
 		`{"methods":{"b":{"n":"5"},"a":{"n":false}}}`: `methods["a"].n = a JSON bool, want a whole number`,
 		`{} {}`: `the JSON has text after its end`,
 		`{`:     `unexpected EOF`,
@@ -88,6 +89,37 @@ func TestErrors(t *testing.T) {
 	long := Unmarshal([]byte(`{"timeout":"`+strings.Repeat("x", 10_000)+`"}`), new(config))
 	if long == nil || len(long.Error()) > 200 {
 		t.Errorf("an error of %d bytes, want 200 at most", len(long.Error()))
+	}
+}
+
+// TestUnknownIsFound: an unknown field is named with the path of what has it, through lists, maps and pointers.
+func TestUnknownIsFound(t *testing.T) {
+	type leaf struct {
+		A int `json:"a"`
+		B int `json:"-"`
+		C int
+	}
+	var v struct {
+		List  []leaf           `json:"list"`
+		Table map[string]*leaf `json:"table"`
+		Deep  *struct {
+			Pair [2]leaf `json:"pair"`
+		} `json:"deep"`
+		Own   *box     `json:"own"`
+		Empty struct{} `json:"empty"`
+	}
+	for js, want := range map[string]string{
+		`{"list":[{"a":1},{"x":1}]}`:                  `list[1]: unknown field "x", want one of a, C`,
+		`{"list":[{"B":1}]}`:                          `list[0]: unknown field "B", want one of a, C`,
+		`{"table":{"one":{"a":1},"two":{"x":1}}}`:     `table["two"]: unknown field "x", want one of a, C`,
+		`{"deep":{"pair":[{"c":1},{"x\ny":1}]}}`:      `deep.pair[1]: unknown field "x\ny", want one of a, C`,
+		`{"own":{"m":1}}`:                             `box: unknown field "m", want one of n`,
+		`{"empty":{"x":1}}`:                           `empty: unknown field "x", want none`,
+		`{"x":1,"list":[{"a":1}],"deep":{"pair":[]}}`: `unknown field "x", want one of list, table, deep, own, empty`,
+	} {
+		if err := Unmarshal([]byte(js), &v); err == nil || err.Error() != want {
+			t.Errorf("%s: %v\nwant %s", js, err, want)
+		}
 	}
 }
 

@@ -143,7 +143,7 @@ func TestJSONErrors(t *testing.T) {
 		`{"adaptive":{"on":true}}`:             `unknown field "on"`,
 		`{"adaptive":{"min":1.5}}`:             "ratelimit: adaptive.min = a JSON number 1.5, want a whole number",
 		`{"adaptive":{"probeInterval":1}}`:     `ratelimit: adaptive.probeInterval = a JSON number, want a text`,
-		`{"methods":{"/a.A/X":{"ratee":1}}}`:   `ratelimit: methods["/a.A/X"]: json: unknown field "ratee"`,
+		`{"methods":{"/a.A/X":{"ratee":1}}}`:   `ratelimit: methods["/a.A/X"]: unknown field "ratee", want one of rate, burst`,
 		`{"methods":{"/a.A/X":{"burst":""}}}`:  `ratelimit: methods["/a.A/X"].burst = a JSON string, want a whole number`,
 		`{"methods":{"/a.A/X":{"keyIdle":1}}}`: `ratelimit: methods["/a.A/X"].keyIdle = a JSON number, want a text`,
 		`{"methods":3}`:                        "ratelimit: methods = a JSON number, want an object",

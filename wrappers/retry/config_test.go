@@ -149,7 +149,7 @@ func TestJSON(t *testing.T) {
 
 func TestJSONErrors(t *testing.T) {
 	for js, want := range map[string]string{
-		`{"maxAttempt":3}`:                             `retry: json: unknown field "maxAttempt"`,
+		`{"maxAttempt":3}`:                             `retry: unknown field "maxAttempt", want one of maxAttempts, `,
 		`{"maxAttempts":"3"}`:                          `retry: maxAttempts = a JSON string, want a whole number`,
 		`{"timeout":5}`:                                `retry: timeout = a JSON number, want a text such as "30ms"`,
 		`{"timeout":"5"}`:                              `retry: timeout = "5", want a text such as "30ms"`,
@@ -157,9 +157,9 @@ func TestJSONErrors(t *testing.T) {
 		`{"codes":[null]}`:                             `retry: codes has null, want`,
 		`{"codes":[99]}`:                               `retry: codes has 99, want`,
 		`{"budget":{"percent":-1}}`:                    `retry: budget.percent = -1, want 0 to 1000`,
-		`{"budget":{"prozent":1}}`:                     `retry: budget: json: unknown field "prozent"`,
-		`{"hedge":{"delai":"1s"}}`:                     `retry: json: unknown field "delai"`,
-		`{"methods":{"/a.B/C":{"x":1}}}`:               `retry: methods["/a.B/C"]: json: unknown field "x"`,
+		`{"budget":{"prozent":1}}`:                     `retry: budget: unknown field "prozent", want one of percent, perSecond`,
+		`{"hedge":{"delai":"1s"}}`:                     `retry: hedge: unknown field "delai", want one of delay, quantile, max`,
+		`{"methods":{"/a.B/C":{"x":1}}}`:               `retry: methods["/a.B/C"]: unknown field "x", want one of maxAttempts, `,
 		`{"budget":5}`:                                 `retry: budget = a JSON number, want an object`,
 		`{"budget":{"percent":"1"}}`:                   `retry: budget.percent = a JSON string, want a number`,
 		`{"methods":{"/a.B/C":{"hedge":{"delay":5}}}}`: `retry: methods["/a.B/C"].hedge.delay = a JSON number, want`,

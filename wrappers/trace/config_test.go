@@ -33,7 +33,7 @@ func TestConfigJSON(t *testing.T) {
 func TestInvalid(t *testing.T) {
 	for _, c := range []struct{ js, want string }{
 		{`{"payload":true}`, `unknown field "payload"`},
-		{`{"methods":{"*":{"payload":true}}}`, `trace: methods["*"]: json: unknown field "payload"`},
+		{`{"methods":{"*":{"payload":true}}}`, `trace: methods["*"]: unknown field "payload", want one of disabled, `},
 		{`{"methods":{"*":{"payloads":"yes"}}}`, `trace: methods["*"].payloads = a JSON string, want true or false`},
 		{`{"maxPayload":"1k"}`, "trace: maxPayload = a JSON string, want a whole number"},
 		{`{"maxPayload":-1}`, "trace: maxPayload = -1, want 0 or more"},
