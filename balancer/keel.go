@@ -83,7 +83,7 @@ func (s Keel) Load(e *Endpoint, now int64) float64 { return knownRIF(e, now) }
 func (s Keel) Build(env Env) Chooser {
 	n := len(env.Members)
 	c := &keelChooser{
-		members: env.Members, gauges: gaugesOf(env.Members), scale: make([]float32, n),
+		members: env.Members, known: make([]keelMember, n),
 		rand: env.Rand, probe: env.Probe, rate: cmp.Or(s.ProbeRate, 1),
 		maxAge: int64(cmp.Or(s.MaxAge, time.Second)), timeout: cmp.Or(s.ProbeTimeout, 20*time.Millisecond),
 		fleet: &keelFleet{quantile: cmp.Or(s.RIFQuantile, 0.9)},
@@ -93,7 +93,7 @@ func (s Keel) Build(env Env) Chooser {
 		total += float64(m.Weight())
 	}
 	for i, m := range env.Members {
-		c.scale[i] = float32(total / float64(n) / float64(m.Weight()))
+		c.known[i] = keelMember{m, gaugeOf(m), float32(total / float64(n) / float64(m.Weight()))}
 	}
 	if p, ok := env.Previous.(*keelChooser); ok {
 		c.follow(p)
@@ -146,10 +146,16 @@ func (f *keelFleet) hear(now int64, rif, latency float64) {
 	}
 }
 
+// keelMember is what is looked at to judge a member, side by side: two dozen of them are looked at for each call.
+type keelMember struct {
+	e     *Endpoint
+	gauge *load.Gauge
+	scale float32 // 1 over its weight, where those of all are 1 on average
+}
+
 type keelChooser struct {
 	members []*Endpoint
-	gauges  []*load.Gauge // of the members
-	scale   []float32     // 1 over their weights, which are 1 on average
+	known   []keelMember // the same
 	rand    func() uint64
 	probe   func(*Endpoint, time.Duration, Answerer) bool
 	rate    float64
@@ -215,7 +221,7 @@ func (c *keelChooser) Choose(call Call) int {
 // its share, so that its latency is known. It could wait for ever otherwise where the others have little to do; and with
 // its whole share a fleet that has been doubled with cold servers suffers (S8 of bench/sim).
 func (c *keelChooser) fresh(i int, now int64) bool {
-	g := c.gauges[i]
+	g := c.known[i].gauge
 	rif, age := g.RIF(now, c.members[i].InFlight())
 	return rif == 0 && age >= 0 && age <= c.maxAge && g.Latency() == 0 && !g.Averse(now)
 }
@@ -252,7 +258,7 @@ func (c *keelChooser) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
 
 // meanWeight is the mean weight of the members.
 func (c *keelChooser) meanWeight() float64 {
-	return float64(c.scale[0]) * float64(c.members[0].Weight())
+	return float64(c.known[0].scale) * float64(c.members[0].Weight())
 }
 
 // prospect is what a call can expect of a member.
@@ -304,8 +310,9 @@ func (c *keelChooser) best(now int64) int {
 
 // look judges a member; false if nothing is known that is young enough.
 func (c *keelChooser) look(i int, now int64, limit, usual float64) (prospect, bool) {
-	g := c.gauges[i]
-	rif, age := g.RIF(now, c.members[i].InFlight())
+	m := &c.known[i]
+	g := m.gauge
+	rif, age := g.RIF(now, m.e.InFlight())
 	if age < 0 || age > c.maxAge {
 		return prospect{}, false
 	}
@@ -313,7 +320,7 @@ func (c *keelChooser) look(i int, now int64, limit, usual float64) (prospect, bo
 	if latency == 0 {
 		latency = unmeasuredFactor * usual
 	}
-	p := prospect{averse: g.Averse(now), rif: float64(rif) * float64(c.scale[i])}
+	p := prospect{averse: g.Averse(now), rif: float64(rif) * float64(m.scale)}
 	p.hot = p.rif >= limit
 	// The latency is that of the load there is, and every call adds to it: little where many are the rule.
 	p.cost = (latency + staleness*float64(age)) * (p.rif + limit)

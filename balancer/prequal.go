@@ -143,7 +143,7 @@ func (t *prequalTarget) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
 	if !ok || r.RIF < 0 {
 		return
 	}
-	gaugeOf(e).Heard(now, r, e.InFlight())
+	t.c.gauges[t.i].Heard(now, r, e.InFlight())
 	p := t.c.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -301,10 +301,11 @@ func (p *probePool) choose(now int64) int {
 		p.collect(now)
 	}
 	p.expire(now)
+	hot := p.quantile.limit()
 	for p.removes += p.cfg.RemoveRate; p.removes >= 1; p.removes-- {
-		p.removeOne(now)
+		p.removeOne(now, hot)
 	}
-	best := p.selected(now)
+	best := p.selected(now, hot)
 	if best < 0 {
 		best = p.chooser.any(now)
 	}
@@ -351,16 +352,16 @@ func (p *probePool) expire(now int64) {
 
 func (p *probePool) drop(at int) { p.probes = append(p.probes[:at], p.probes[at+1:]...) }
 
-// removeOne drops the oldest and the worst by turns.
-func (p *probePool) removeOne(now int64) {
+// removeOne drops the oldest and the worst by turns. hot is from how many requests in flight on a server is.
+func (p *probePool) removeOne(now, hot int64) {
 	if len(p.probes) == 0 {
 		return
 	}
 	at := 0
 	if p.worst {
-		worst := p.rate(&p.probes[0], now)
+		worst := p.rate(&p.probes[0], now, hot)
 		for k := range p.probes[1:] {
-			if r := p.rate(&p.probes[k+1], now); worst.before(&r) {
+			if r := p.rate(&p.probes[k+1], now, hot); worst.before(&r) {
 				at, worst = k+1, r
 			}
 		}
@@ -370,22 +371,22 @@ func (p *probePool) removeOne(now int64) {
 }
 
 // rate is what the hot-cold lexicographic rule goes by.
-func (p *probePool) rate(b *pooled, now int64) prospect {
+func (p *probePool) rate(b *pooled, now, hot int64) prospect {
 	return prospect{
-		averse: p.chooser.gauges[b.i].Averse(now), hot: b.rif >= p.quantile.limit(), rif: float64(b.rif), cost: b.latency,
+		averse: p.chooser.gauges[b.i].Averse(now), hot: b.rif >= hot, rif: float64(b.rif), cost: b.latency,
 	}
 }
 
 // selected chooses among the probes, and notes that one was used; -1 if there are too few. Of two that are as good the
 // later one counts.
-func (p *probePool) selected(now int64) int {
+func (p *probePool) selected(now, hot int64) int {
 	if len(p.probes) < 2 {
 		return -1
 	}
 	at := len(p.probes) - 1
-	best := p.rate(&p.probes[at], now)
+	best := p.rate(&p.probes[at], now, hot)
 	for k := at - 1; k >= 0; k-- {
-		if r := p.rate(&p.probes[k], now); r.before(&best) {
+		if r := p.rate(&p.probes[k], now, hot); r.before(&best) {
 			at, best = k, r
 		}
 	}

@@ -19,15 +19,22 @@ type rifQuantile struct {
 
 func (q *rifQuantile) add(rif int64) {
 	have, slot := min(q.n, rifWindow), q.n%rifWindow
+	q.n++
+	from := have // where there is a gap to be filled
 	if have == rifWindow {
-		at, _ := slices.BinarySearch(q.sorted[:have], q.recent[slot])
-		have--
-		copy(q.sorted[at:have], q.sorted[at+1:])
+		if q.recent[slot] == rif { // often, since they are small numbers
+			return
+		}
+		from, _ = slices.BinarySearch(q.sorted[:], q.recent[slot])
 	}
 	at, _ := slices.BinarySearch(q.sorted[:have], rif)
-	copy(q.sorted[at+1:have+1], q.sorted[at:have])
+	if at > from {
+		at-- // what is before it moves down into the gap
+		copy(q.sorted[from:at], q.sorted[from+1:at+1])
+	} else {
+		copy(q.sorted[at+1:from+1], q.sorted[at:from])
+	}
 	q.sorted[at], q.recent[slot] = rif, rif
-	q.n++
 }
 
 // limit is the number of requests in flight from which on a server is hot. The paper's text has it exceed the quantile,

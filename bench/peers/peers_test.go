@@ -13,6 +13,7 @@ package peers
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	v3orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
 	"github.com/zeromicro/go-zero/core/logx"
 	"google.golang.org/grpc/balancer/weightedroundrobin"
+	"google.golang.org/grpc/grpclog"
 
 	"github.com/evenkeel/evenkeel/balancer"
 	"github.com/evenkeel/evenkeel/bench"
@@ -28,6 +30,9 @@ import (
 func TestMain(m *testing.M) {
 	setKratosSelector()
 	logx.Disable() // go-zero would report on itself in the middle of the results
+	// go-zero makes itself grpc-go's log, and says yes when it is asked whether anybody wants details: then grpc-go's own
+	// policies would be measured with three texts made and thrown away for each load report.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
 	os.Exit(bench.Main(m, "github.com/go-kratos/kratos/v2", "github.com/zeromicro/go-zero",
 		"github.com/failsafe-go/failsafe-go", "github.com/grpc-ecosystem/go-grpc-middleware/v2",
 		"github.com/sony/gobreaker/v2", "golang.org/x/time"))
