@@ -13,19 +13,17 @@ const (
 	// window is the least time over which latencies are averaged, and windowCalls the least number of calls.
 	window      = int64(100 * time.Millisecond)
 	windowCalls = 50
-	// clearCalls are enough in a probe to see that a latency fell to clear.
-	clearCalls = 16
-	clear      = 0.6
 	// pressure is the share of arrivals that have to be refused before the limit counts as binding. Below it the
-	// limit is not lowered and not probed: a burst that is cut is no overload.
+	// limit is not lowered: a burst that is cut is no overload.
 	pressure = 0.05
-	// fell is what a latency has to fall to, when the limit is halved, to show that calls were queueing. Where they
-	// queue it falls to half, where they do not it stays.
-	fell = 0.75
-	// hasty is how soon after a probe another may follow when the limit has shrunk by itself.
-	hasty = int64(2 * time.Second)
-	// patience is the least time that a probe waits for its calls.
-	patience = int64(10 * time.Second)
+	// growth is by how much a limit that binds may grow at most when calls are faster than they may be. The average
+	// of it and of the limit is taken, so it is half of that a window.
+	growth = 1.25
+	// more is added to each limit that is aimed at: without it a small one could be exactly the number of workers, and
+	// only the fraction of a place would be in its queue.
+	more = 0.5
+	// outlier is how many times as long as its method's median a call counts at most.
+	outlier = 8
 	// maxTimings is how many methods have an expected duration of their own; the others share one.
 	maxTimings = 1000
 	// stale is the least age of a method's last call at which its expected duration is no longer believed.
@@ -55,15 +53,15 @@ const (
 // gate is an adaptive concurrency limit of the gradient family. It is safe for concurrent use; make it with
 // newGate.
 //
-// Over windows of 100 ms and 50 calls or more it compares the latency that calls have now with base, the one they
-// have when none of them waits for another, and moves the limit to where the former is tolerance times the latter:
-// enough in the queue to keep the server busy through the gaps between arrivals, and no more. Averages are
-// geometric, so that one slow call in a hundred does not speak for all.
+// Over windows of 100 ms and 50 calls or more it compares the mean latency that calls have now with what it may be, and
+// moves the limit to where both are the same. What it may be is base, the latency of calls of which none waits for
+// another, and a wait: tolerance-1 times what a slow call takes by itself. So a slow call takes tolerance times as long
+// as it has to. Calls that are all alike need a short queue to keep the workers busy, and get one; where some take
+// several times as long as others, a longer one is needed, and is small beside what the slow ones take anyway.
 //
 // What base is cannot be seen from outside while the server is overloaded, and the smallest latency ever seen stops
-// being true when the service changes. So when the limit binds, base is measured from time to time (a probe): the
-// limit is halved for one window, and again for as long as the latency falls with it. When it falls no further,
-// nobody was waiting any more, and that latency is base. ADR-0013 has the alternatives.
+// being true when the service changes. So when the limit binds, base is measured from time to time: see [probe].
+// ADR-0013 has the alternatives.
 type gate struct {
 	mu sync.Mutex // guards everything below; nothing is called under it
 	adaptive
@@ -72,7 +70,7 @@ type gate struct {
 	latest   int64 // the latest now seen
 	limit    float64
 	inFlight int
-	base     float64 // log ns; valid if known
+	base     profile // valid if known
 	known    bool
 	pressed  bool // so was the last window
 
@@ -81,29 +79,18 @@ type gate struct {
 	// timings are the expected durations by method, other the one of methods beyond maxTimings.
 	timings map[string]*timing
 	other   timing
-	waiting float64 // log ns, what a call took in the last window
+	waiting float64 // ns, what a call took in the last window
 }
 
 // counts are of one window.
 type counts struct {
-	from     int64 // ends before it do not count: the limit was another when those calls began
-	sum      float64
+	from     int64   // ends before it do not count: the limit was another when those calls began
+	sum      float64 // ns
+	squares  float64
 	ends     int
 	arrivals int
 	refused  int
-	touched  bool // the limit was reached
-}
-
-// probe measures base. limit is what the limit was before, next what it was before the last halving.
-type probe struct {
-	on          bool
-	began       int64
-	limit, next float64
-	latency     float64 // log ns, at next
-	rate        float64 // ends per ns, at limit
-	last        int64   // when the last one ended
-	ever        bool
-	after       float64 // the limit after the last one
+	peak     int // the most that were in flight
 }
 
 // timing is the median duration of a method's calls, as a number that moves by at most 5 % towards each of them.
@@ -113,7 +100,9 @@ type timing struct {
 }
 
 func newGate(a adaptive, jitter func() uint64) *gate {
-	return &gate{adaptive: a, jitter: jitter, limit: float64(a.initial), timings: make(map[string]*timing)}
+	g := &gate{adaptive: a, jitter: jitter, limit: float64(a.initial), timings: make(map[string]*timing)}
+	g.probe.after, g.probe.refused = g.limit, g.jitterLocked()
+	return g
 }
 
 // arrive asks for a call to method that has to be done within remaining. If it enters, leave must be called once
@@ -129,7 +118,7 @@ func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verd
 	g.window.arrivals++
 	g.giveUpLocked(now)
 	if g.inFlight >= int(g.limit) {
-		g.window.touched = true
+		g.window.peak = g.inFlight
 		g.window.refused++
 		return full, nil, expected
 	}
@@ -141,7 +130,7 @@ func (g *gate) arrive(now int64, method string, remaining time.Duration) (v verd
 		t.seen = now
 	}
 	g.inFlight++
-	g.window.touched = g.window.touched || g.inFlight >= int(g.limit)
+	g.window.peak = max(g.window.peak, g.inFlight)
 	return enter, t, expected
 }
 
@@ -169,7 +158,9 @@ func (g *gate) leave(now, began int64, t *timing, e ending) {
 	if now < g.window.from {
 		return
 	}
-	g.window.sum += math.Log(took)
+	took = min(took, outlier*t.median)
+	g.window.sum += took
+	g.window.squares += took * took
 	g.window.ends++
 	if g.ripeLocked(now) {
 		g.closeLocked(now)
@@ -188,7 +179,7 @@ func (g *gate) clockLocked(now int64) {
 	}
 	g.latest = now
 	g.window = counts{from: now}
-	g.probe.began, g.probe.last = min(g.probe.began, now), min(g.probe.last, now)
+	g.probe.began = min(g.probe.began, now)
 	g.other.seen = min(g.other.seen, now)
 	for _, t := range g.timings {
 		t.seen = min(t.seen, now)
@@ -202,7 +193,8 @@ func (g *gate) ripeLocked(now int64) bool {
 	if w.ends >= windowCalls {
 		return now-w.from >= max(window, 2*int64(g.latencyLocked()))
 	}
-	return g.probe.on && w.ends >= clearCalls && w.sum/float64(w.ends) < g.probe.latency+math.Log(clear)
+	at := g.probe.at
+	return g.probe.on && w.ends >= clearCalls && w.profile().mean+at.errorOf(w.ends) < clear*at.mean
 }
 
 func (t *timing) observe(now int64, took float64) {
@@ -232,108 +224,54 @@ func (g *gate) timingLocked(method string) *timing {
 // closeLocked ends a window and draws the conclusion.
 func (g *gate) closeLocked(now int64) {
 	w := g.window
-	latency := w.sum / float64(w.ends)
-	rate := float64(w.ends) / float64(now-w.from)
-	g.waiting = latency
+	seen, took := w.profile(), now-w.from
+	refused := float64(w.refused) / float64(max(w.arrivals, 1))
+	g.waiting = seen.mean
 	g.window = counts{from: now}
-	pressed := float64(w.refused) > pressure*float64(w.arrivals)
+	if g.probe.on {
+		g.probedLocked(now, seen)
+		return
+	}
+	g.probe.countLocked(refused, took)
 	switch {
-	case g.probe.on:
-		g.probedLocked(now, latency)
-	case !pressed:
+	case refused <= pressure && !g.probe.refusedFor(g.interval):
 		g.pressed = false
-		g.followLocked(latency)
-		if w.touched && latency <= g.base+g.tolerance/2 {
-			g.setLocked(g.limit + room(g.limit))
+		g.followLocked(w)
+		if w.peak >= int(g.limit) && seen.mean <= (g.base.mean+g.aimLocked())/2 { // it binds, and is far from the aim
+			g.setLocked(g.limit + max(1, math.Sqrt(g.limit)/2))
 		}
-	case !g.pressed: // what came before the pressure is in this window too: it says nothing about either
-		g.pressed = true
-	case g.dueLocked(now):
-		g.beginProbeLocked(now, latency, rate)
-	case latency <= g.base+g.tolerance/2: // far from the aim
-		g.setLocked(1.25*g.limit + room(g.limit))
+		g.probe.after = g.limit
+	case refused > pressure && !g.pressed:
+		g.pressed = true // what came before the pressure is in this window too: it says nothing about either
+	case g.dueLocked():
+		g.beginProbeLocked(now, seen, float64(w.ends)/float64(took))
 	default:
-		slope := min(1, max(0.5, math.Exp(g.base+g.tolerance-latency)))
-		g.setLocked(0.5*g.limit + 0.5*(slope*g.limit+room(g.limit)))
+		slope := min(growth, max(0.5, g.aimLocked()/seen.mean))
+		g.setLocked(0.5*g.limit + 0.5*(slope*g.limit+more))
 	}
 }
 
-// room is how far above the ideal the limit aims. It makes the limit grow while nothing speaks against it, and
-// keeps a small one from being exactly the number of workers.
-func room(limit float64) float64 { return max(1, math.Sqrt(limit)/2) }
+// aimLocked is the mean latency that the limit is moved to.
+func (g *gate) aimLocked() float64 { return g.base.mean + (g.tolerance-1)*g.base.slow() }
 
-// followLocked takes a latency that calls had while hardly any was refused as what they take by themselves: at once
-// if it is shorter than what was known, and slowly if it is longer, since they may be queueing nevertheless.
-func (g *gate) followLocked(latency float64) {
+// followLocked learns from a window in which hardly any call was refused what calls take by themselves. They may be
+// queueing nevertheless, so a longer time is believed only if the limit was far from being reached, and a shorter
+// one then too, or if it is no chance: whoever took each of many small samples that is smaller would end with the
+// smallest.
+func (g *gate) followLocked(w counts) {
+	seen := w.profile()
 	switch {
 	case !g.known:
-		g.base, g.known = latency, true
-	case latency < g.base:
-		g.base += 0.3 * (latency - g.base)
-	default:
-		g.base += 0.05 * (latency - g.base)
+		g.base, g.known = seen, true
+	case w.peak <= int(g.limit)/2:
+		g.base = g.base.moved(seen, 0.05)
+	case seen.mean+2*seen.errorOf(w.ends) < g.base.mean:
+		g.base = g.base.moved(seen, 0.1)
 	}
 }
 
 func (g *gate) setLocked(limit float64) {
 	g.limit = min(max(limit, float64(g.min)), float64(g.max))
-}
-
-// dueLocked reports whether base has to be measured.
-func (g *gate) dueLocked(now int64) bool {
-	age := now - g.probe.last
-	return !g.known || !g.probe.ever || age >= g.interval || age >= hasty && g.limit < 0.7*g.probe.after
-}
-
-func (g *gate) beginProbeLocked(now int64, latency, rate float64) {
-	g.probe.on, g.probe.began = true, now
-	g.probe.limit, g.probe.rate = g.limit, rate
-	g.halveLocked(now, latency)
-}
-
-// halveLocked begins a window at half the limit, once the calls that came in before are gone.
-func (g *gate) halveLocked(now int64, latency float64) {
-	g.probe.latency, g.probe.next = latency, g.limit
-	g.setLocked(g.limit / 2)
-	g.window.from = now + int64(math.Exp(latency))
-}
-
-// probedLocked is the end of a window at half the limit.
-func (g *gate) probedLocked(now int64, latency float64) {
-	fallen := latency < g.probe.latency+math.Log(fell)
-	odd := latency > g.probe.latency-math.Log(fell) // something else has changed: look again
-	if (fallen || odd) && int(g.limit) > g.min {
-		g.halveLocked(now, latency)
-		return
-	}
-	base := latency
-	if latency > g.probe.latency { // both are of calls that did not wait
-		base = (latency + g.probe.latency) / 2
-	}
-	g.base, g.known = base, true
-	// Little's law: the work in progress is the rate times the latency.
-	aim := g.probe.rate * math.Exp(base+g.tolerance)
-	g.setLocked(min(max(aim+room(aim), g.probe.next), g.probe.limit))
-	g.endProbeLocked(now)
-}
-
-// giveUpLocked ends a probe that gets no calls.
-func (g *gate) giveUpLocked(now int64) {
-	if !g.probe.on || now-g.probe.began <= patience {
-		return
-	}
-	if now-g.window.from > max(patience, 4*int64(g.latencyLocked())) {
-		g.setLocked(g.probe.limit)
-		g.window = counts{from: now}
-		g.endProbeLocked(now)
-	}
-}
-
-func (g *gate) endProbeLocked(now int64) {
-	g.probe.on, g.probe.ever = false, true
-	g.probe.after = g.limit
-	// Up to 10 % of jitter, so that the servers of a fleet do not probe together for ever.
-	g.probe.last = now - int64(float64(g.interval)*0.1*float64(g.jitter()>>11)/(1<<53))
 }
 
 // change applies other bounds.
@@ -350,15 +288,15 @@ func (g *gate) latencyLocked() time.Duration {
 	if g.waiting == 0 {
 		return 0
 	}
-	return time.Duration(math.Exp(g.waiting))
+	return time.Duration(g.waiting)
 }
 
 // ConcurrencyState is the state of an adaptive concurrency limit.
 type ConcurrencyState struct {
 	Limit    int           // how many calls may be in progress
 	InFlight int           // how many are
-	Latency  time.Duration // what calls took in the last window (geometric mean), 0 if there was none
-	Base     time.Duration // what they take without waiting for each other, 0 if it is not known
+	Latency  time.Duration // the mean of what calls took in the last window, 0 if there was none
+	Base     time.Duration // the mean without waiting for each other, 0 if it is not known
 	Probing  bool          // Base is being measured, with a lower Limit
 }
 
@@ -367,7 +305,7 @@ func (g *gate) state() ConcurrencyState {
 	defer g.mu.Unlock()
 	c := ConcurrencyState{Limit: int(g.limit), InFlight: g.inFlight, Latency: g.latencyLocked(), Probing: g.probe.on}
 	if g.known {
-		c.Base = time.Duration(math.Exp(g.base))
+		c.Base = time.Duration(g.base.mean)
 	}
 	return c
 }

@@ -1,7 +1,6 @@
 package ratelimit
 
 import (
-	"math"
 	"math/rand/v2"
 	"strconv"
 	"testing"
@@ -19,11 +18,12 @@ func TestGateHoldsGoals(t *testing.T) {
 		goodputOfTwo    float64 // the same for 2 workers, which idle more between arrivals
 		refused, refTwo float64 // at most, of arrivals
 	}{
-		{0.5, 0.48, 0.48, 0.005, 0.02},
-		{0.7, 0.66, 0.64, 0.03, 0.08},
-		{1.5, 0.92, 0.80, 0.42, 0.48},
-		{3, 0.93, 0.88, 0.71, 0.72},
-		{10, 0.93, 0.88, 0.92, 0.92},
+		{0.5, 0.48, 0.48, 0.001, 0.005},
+		{0.7, 0.66, 0.66, 0.01, 0.02},
+		{0.9, 0.83, 0.82, 0.06, 0.075},
+		{1.5, 0.95, 0.92, 0.38, 0.40},
+		{3, 0.95, 0.95, 0.69, 0.69},
+		{10, 0.95, 0.95, 0.91, 0.91},
 	}
 	for i, sv := range services {
 		for _, c := range []int{2, 8, 32} {
@@ -31,6 +31,10 @@ func TestGateHoldsGoals(t *testing.T) {
 			alone := newSim(c, sv.draw, nil, 1)
 			alone.run(time.Duration(240/c)*time.Second, 0.1*capacity)
 			p99 := alone.quantile(0.99)
+			times := 2.2 // of p99 at most
+			if c == 2 {
+				times = 2.7
+			}
 			for _, l := range loads {
 				if i > 0 && c > 2 && l.load == 10 {
 					continue // it is alike for all services, and most of all calls
@@ -51,8 +55,8 @@ func TestGateHoldsGoals(t *testing.T) {
 				if got := float64(s.refused) / float64(s.arrived); got > most {
 					t.Errorf("%s, %d workers, load %v: %.3f refused, want at most %v", sv.name, c, l.load, got, most)
 				}
-				if got := s.quantile(0.99); l.load > 1 && got > 3*p99 {
-					t.Errorf("%s, %d workers, load %v: p99 = %v, want at most 3 times %v", sv.name, c, l.load, got, p99)
+				if got := s.quantile(0.99); l.load > 1 && float64(got) > times*float64(p99) {
+					t.Errorf("%s, %d workers, load %v: p99 = %v, want at most %v times %v", sv.name, c, l.load, got, times, p99)
 				}
 			}
 		}
@@ -105,6 +109,51 @@ func TestGateTakesNoSlownessForQueueing(t *testing.T) {
 	s.run(20*time.Second, 1000)
 	if got := float64(s.refused) / float64(s.arrived); got > 0.02 {
 		t.Errorf("%.3f refused, want hardly any; limit %v, %+v", got, s.gate.limit, s.gate.state())
+	}
+}
+
+// TestGateBelowCapacity: a server that is busy, not overloaded, is not lowered to find out what it knows, and its idea
+// of what a call takes is neither the queueing of the busy hours nor the luckiest window.
+func TestGateBelowCapacity(t *testing.T) {
+	exponential := services[2].draw
+	var refused, arrived int
+	for seed := range uint64(4) {
+		s := newSim(8, exponential, testGate(t, Adaptive{Enabled: true}, seed), seed)
+		s.run(5*time.Second, 400)
+		s.reset()
+		for range 6000 {
+			if s.run(10*time.Millisecond, 720); s.gate.probe.on {
+				t.Fatalf("seed %d: a probe at nine tenths of the capacity, with %d of %d refused", seed, s.refused, s.arrived)
+			}
+		}
+		refused, arrived = refused+s.refused, arrived+s.arrived
+		if got := s.gate.state().Base; got < 8*time.Millisecond || got > 14*time.Millisecond {
+			t.Errorf("seed %d: base = %v, want about 10ms", seed, got)
+		}
+	}
+	if got := float64(refused) / float64(arrived); got > 0.015 {
+		t.Errorf("%.4f refused at nine tenths of the capacity, want at most 0.015", got)
+	}
+}
+
+// TestGateProfile: one call that hangs among many that do not is no reason to let everybody wait.
+func TestGateProfile(t *testing.T) {
+	g := testGate(t, Adaptive{Enabled: true}, 1)
+	now := int64(1)
+	for i := range 100 {
+		_, tm, _ := g.arrive(now, "/s/m", outcome.NoDeadline)
+		took := int64(10 * time.Millisecond)
+		if i == 40 {
+			took = int64(time.Minute)
+		}
+		g.leave(now+took, now, tm, served)
+		now += int64(10 * time.Millisecond)
+	}
+	if got := g.state().Base; got < 10*time.Millisecond || got > 13*time.Millisecond {
+		t.Errorf("base = %v after one call of a minute among a hundred of 10 ms", got)
+	}
+	if got := time.Duration(g.aimLocked()); got > 45*time.Millisecond {
+		t.Errorf("calls may take %v, want 10 ms and a few times that", got)
 	}
 }
 
@@ -197,16 +246,13 @@ func TestGateClockSetBack(t *testing.T) {
 			s.run(10*time.Millisecond, 2400)
 		}
 		s.set -= int64(time.Hour)
-		low := s.gate.base
+		low := s.gate.base.mean
 		for range 1200 {
 			s.run(10*time.Millisecond, 2400)
-			low = min(low, s.gate.base)
+			low = min(low, s.gate.base.mean)
 		}
-		if low < math.Log(5e6) {
-			t.Errorf("probing %v: base = %v, want about 10ms at all times", probing, time.Duration(math.Exp(low)))
-		}
-		if got := s.gate.probe.last; got < s.clock()-int64(12*time.Second) || got > s.clock() {
-			t.Errorf("probing %v: the last probe was %v ago, want one in 10 s", probing, time.Duration(s.clock()-got))
+		if low < 5e6 {
+			t.Errorf("probing %v: base = %v, want about 10ms at all times", probing, time.Duration(low))
 		}
 		s.reset()
 		s.run(10*time.Second, 2400)

@@ -78,11 +78,11 @@ type Adaptive struct {
 	Initial int
 	// Min and Max bound the limit; 0 means 1 and 1000.
 	Min, Max int
-	// Tolerance is how many times as long as by itself a call may take because others are in progress, from 1.1 to
-	// 10; 0 means 1.7.
+	// Tolerance is how many times as long as by itself a slow call (the mean and three standard deviations) may take
+	// because others are in progress, from 1.1 to 10; 0 means 1.6.
 	Tolerance float64
-	// ProbeInterval is how often, while the limit binds, it is lowered for a moment to see what a call takes by
-	// itself; 0 means 10 s.
+	// ProbeInterval is how often, while a quarter of the calls or more are refused, the limit is lowered for a moment
+	// to see what a call takes by itself; 0 means 10 s. It is rarer while fewer are refused.
 	ProbeInterval time.Duration
 	// IgnoreDeadlines lets calls in that are expected to take longer than their deadline.
 	IgnoreDeadlines bool
@@ -116,8 +116,8 @@ const (
 // adaptive is a validated Adaptive with its defaults filled in.
 type adaptive struct {
 	initial, min, max int
-	tolerance         float64 // log
-	interval          int64   // ns
+	tolerance         float64
+	interval          int64 // ns
 	ignoreDeadlines   bool
 }
 
@@ -188,7 +188,7 @@ func (a Adaptive) resolve() (r adaptive, err error) {
 		min: cmp.Or(a.Min, 1), max: cmp.Or(a.Max, max(1000, a.Min)),
 		interval: int64(cmp.Or(a.ProbeInterval, 10*time.Second)), ignoreDeadlines: a.IgnoreDeadlines,
 	}
-	tolerance := cmp.Or(a.Tolerance, 1.7)
+	tolerance := cmp.Or(a.Tolerance, 1.6)
 	switch {
 	case r.min < 1 || r.min > maxTokens:
 		return r, fmt.Errorf("min = %d, want 0 (the default) to %d", a.Min, maxTokens)
@@ -202,7 +202,7 @@ func (a Adaptive) resolve() (r adaptive, err error) {
 		return r, fmt.Errorf("probeInterval = %v, want 1s to %v", a.ProbeInterval, maxTime)
 	}
 	r.initial = min(max(cmp.Or(a.Initial, 20), r.min), r.max)
-	r.tolerance = math.Log(tolerance)
+	r.tolerance = tolerance
 	return r, nil
 }
 
