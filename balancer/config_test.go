@@ -95,6 +95,7 @@ func TestConfigErrors(t *testing.T) {
 		{`{"strategy":{"hash":{"maxLoad":2,"unbounded":true}}}`, `evenkeel: strategy hash: maxLoad = 2 with unbounded, want one of them`},
 		{`{"strategy":{"hash":{"tableSize":100}}}`, `evenkeel: strategy hash: tableSize = 100, want 101 to 5000011`},
 		{`{"strategy":{"hash":{"tableSize":5000012}}}`, `evenkeel: strategy hash: tableSize = 5000012, want 101 to 5000011`},
+		{`{"strategy":{"hash":{"metadata":"grpc-timeout"}}}`, `evenkeel: strategy hash: metadata = "grpc-timeout", want a name that does not begin with "grpc-"`},
 		{`{"strategy":{"hash":{"metadata":"trace-BIN"}}}`, `evenkeel: strategy hash: metadata = "trace-BIN", want a name that does not end in "-bin"`},
 		{`{"strategy":{"hash":{"metadata":"user id"}}}`, `evenkeel: strategy hash: metadata = "user id", want a name of letters, digits,`},
 		{`{"strategy":{"hash":{"metadata":":path"}}}`, `evenkeel: strategy hash: metadata = ":path", want a name of letters, digits,`},

@@ -32,7 +32,7 @@ func init() { RegisterStrategy("hash", parseSettings[Hash]) }
 // preference and not a promise: correctness must not depend on it.
 type Hash struct {
 	// Metadata names the outgoing metadata that is the key of calls without [WithHashKey]; empty means none.
-	// Several values are joined by commas (gRFC A76). It must not end in "-bin". It costs an allocation for each call;
+	// Several values are joined by commas (gRFC A76). It must not end in "-bin" or begin with "grpc-". It costs an allocation for each call;
 	// WithHashKey costs none.
 	Metadata string `json:"metadata,omitempty"`
 	// MaxLoad is how many times its share of the calls under way an instance may have, from 1 to 100; 0 means 1.25.
@@ -59,6 +59,8 @@ func (Hash) Name() string { return "hash" }
 
 func (s Hash) validate() error {
 	switch {
+	case strings.HasPrefix(strings.ToLower(s.Metadata), "grpc-"): // grpc's own, which it adds below the balancer
+		return fmt.Errorf(`metadata = %q, want a name that does not begin with "grpc-"`, s.Metadata)
 	case strings.HasSuffix(strings.ToLower(s.Metadata), "-bin"): // gRFC A76
 		return fmt.Errorf(`metadata = %q, want a name that does not end in "-bin"`, s.Metadata)
 	case strings.Trim(strings.ToLower(s.Metadata), "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "":

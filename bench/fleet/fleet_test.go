@@ -77,6 +77,7 @@ func TestFlags(t *testing.T) {
 		{"-rounds 0", "want positive numbers"},
 		{"-rate -1", "want positive numbers"},
 		{"-pause 1s", "a pause below 1s"},
+		{"x", `"x" is not a flag`},
 		{"-nosuch", "flag provided but not defined"},
 	} {
 		err := run(t.Context(), strings.Fields(tt.args), io.Discard, io.Discard)

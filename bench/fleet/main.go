@@ -69,6 +69,9 @@ func parse(args []string, errs io.Writer) (options, error) {
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("%q is not a flag", f.Arg(0))
+	}
 	o.policies = strings.Split(*policies, ",")
 	for _, p := range o.policies {
 		if !slices.Contains(all(), p) {

@@ -48,6 +48,7 @@ type options struct {
 	size, length               float64
 	against, out, readme       string
 	list, scoreboard, subsets  bool
+	againstSet                 bool // by hand
 }
 
 func parse(args []string, errOut io.Writer) (options, error) {
@@ -80,13 +81,28 @@ func parse(args []string, errOut io.Writer) (options, error) {
 		}
 	}
 	o.scenarios, o.policies, o.steps = split(*scenarios), split(*policies), split(*steps)
-	return o, nil
+	if len(o.scenarios) == 0 {
+		return o, fmt.Errorf("-scenario %q names none", *scenarios)
+	}
+	var fixed error
+	fs.Visit(func(f *flag.Flag) {
+		switch f.Name {
+		case "against":
+			o.againstSet = true
+		case "scenario", "policies", "steps":
+			if o.subsets || o.scoreboard {
+				fixed = fmt.Errorf("-%s is no choice with -subsets and -scoreboard, which have theirs", f.Name)
+			}
+		}
+	})
+	return o, fixed
 }
 
+// split is a list as flags have it, each name once.
 func split(s string) []string {
 	var out []string
 	for _, name := range strings.Split(s, ",") {
-		if name = strings.TrimSpace(name); name != "" {
+		if name = strings.TrimSpace(name); name != "" && !slices.Contains(out, name) {
 			out = append(out, name)
 		}
 	}
@@ -106,6 +122,9 @@ func run(args []string, out, errOut io.Writer) error {
 	case o.scoreboard:
 		return scoreboard(o, out, errOut)
 	}
+	if slices.Contains(o.scenarios, "S10") {
+		return errors.New("S10 compares subsets and simulates no calls: it is run by -subsets")
+	}
 	scenarios, err := pick("scenario", o.scenarios, scenario.Catalogue(), func(s scenario.Scenario) string { return s.Name })
 	if err != nil {
 		return err
@@ -113,7 +132,7 @@ func run(args []string, out, errOut io.Writer) error {
 	var all []plan
 	for _, s := range scenarios {
 		p, err := newPlan(s, o)
-		if err != nil {
+		if err := errors.Join(err, o.hasPlace(s.Name)); err != nil {
 			return err
 		}
 		all = append(all, p)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,6 +63,16 @@ func TestErrorsNameWhatIsKnown(t *testing.T) {
 		"-seeds 0":                       "-seeds = 0, want more than 0",
 		"-size -1":                       "-size = -1, want more than 0",
 		"S2":                             `"S2" is not a flag`,
+		"-scenario ,":                    `-scenario "," names none`,
+		"-scenario S10":                  "it is run by -subsets",
+		"-subsets -scenario S2":          "-scenario is no choice with -subsets",
+		"-scoreboard -policies random":   "-policies is no choice with -subsets and -scoreboard",
+		"-against foo":                   `-against "foo" is none of the policies of S2, which are: evenkeel/hash, `,
+		"-policies random -against c3":   `-against "c3" is none of the policies of S2, which are: random`,
+		"-readme nowhere.md":             "-readme nowhere.md: open nowhere.md:",
+		"-readme main.go":                `-readme main.go: want the lines "<!-- begin S2 -->"`,
+		"-subsets -readme main.go":       `-readme main.go: want the lines "<!-- begin S10 -->"`,
+		"-scoreboard -readme main.go":    `-readme main.go: want the lines "<!-- begin scoreboard -->"`,
 		"-nonsense":                      "flag provided but not defined",
 	} {
 		err := run(strings.Fields(args), &strings.Builder{}, &strings.Builder{})
@@ -71,6 +82,13 @@ func TestErrorsNameWhatIsKnown(t *testing.T) {
 	}
 	if _, err := section([]byte("no marks"), "S1", nil); err == nil {
 		t.Error("a section without marks is replaced")
+	}
+}
+
+// TestNamesCountOnce: who names something twice gets it once.
+func TestNamesCountOnce(t *testing.T) {
+	if got := split(" S6, S6,,S2 "); !slices.Equal(got, []string{"S6", "S2"}) {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -45,7 +46,10 @@ func newPlan(s scenario.Scenario, o options) (plan, error) {
 			p.jobs = append(p.jobs, scenario.Job{Scenario: p.scenario, Policy: m, Seed: uint64(seed + 1)})
 		}
 	}
-	return p, p.scenario.Validate()
+	if o.againstSet && !slices.Contains(names, o.against) && !slices.Equal(names, []string{"all"}) {
+		return p, fmt.Errorf("-against %q is none of the policies of %s, which are: %s", o.against, s.Name, strings.Join(names, ", "))
+	}
+	return p, errors.Join(p.scenario.Validate(), report.Check(p.scenario))
 }
 
 // command is the command line that gives this plan alone.
@@ -97,15 +101,39 @@ func (p plan) write(results []*scenario.Result, o options, out io.Writer) error 
 		}
 		fmt.Fprintf(b, "\n![%s](%s/%s.svg)\n", p.scenario.Title, filepath.ToSlash(dir), p.scenario.Name)
 	}
+	return place(b.Bytes(), p.scenario.Name, o, out)
+}
+
+// hasPlace returns an error if there is no place for a text in the readme of the flags, before hours are spent on the text.
+func (o options) hasPlace(name string) error {
+	if o.readme == "" {
+		return nil
+	}
+	old, err := os.ReadFile(o.readme)
+	if err == nil {
+		_, err = section(old, name, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("-readme %s: %w", o.readme, err)
+	}
+	return nil
+}
+
+// place writes a text where the flags say: into a section of a readme, or to out.
+func place(text []byte, name string, o options, out io.Writer) error {
+	if o.readme == "" {
+		_, err := out.Write(text)
+		return err
+	}
 	old, err := os.ReadFile(o.readme)
 	if err != nil {
 		return err
 	}
-	text, err := section(old, p.scenario.Name, b.Bytes())
+	replaced, err := section(old, name, text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", o.readme, err)
 	}
-	return os.WriteFile(o.readme, text, 0o644)
+	return os.WriteFile(o.readme, replaced, 0o644)
 }
 
 // section replaces what stands between the marks of a name.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -139,6 +138,9 @@ func (b board) plan(o options) (plan, error) {
 
 // scoreboard runs all boards and writes the table.
 func scoreboard(o options, out, errOut io.Writer) error {
+	if err := o.hasPlace("scoreboard"); err != nil {
+		return err
+	}
 	var plans []plan
 	for _, b := range boards() {
 		p, err := b.plan(o)
@@ -196,6 +198,9 @@ func (b board) rows(w io.Writer, s scenario.Scenario, results []*scenario.Result
 
 // compareSubsets writes the tables of scenario S10. Churn in the large one is counted over 20 of the clients.
 func compareSubsets(o options, out io.Writer) error {
+	if err := o.hasPlace("S10"); err != nil {
+		return err
+	}
 	b := &bytes.Buffer{}
 	b.WriteString("### S10: subsets\n\nHow evenly do the clients of a large fleet spread over it, and how many connections move?\n")
 	if err := subsets.Markdown(b, subsets.Shapes(), 20); err != nil {
@@ -203,21 +208,4 @@ func compareSubsets(o options, out io.Writer) error {
 	}
 	b.WriteString("\n`go run ./bench/sim -subsets`\n")
 	return place(b.Bytes(), "S10", o, out)
-}
-
-// place writes a text where the flags say: into a section of a readme, or to out.
-func place(text []byte, name string, o options, out io.Writer) error {
-	if o.readme == "" {
-		_, err := out.Write(text)
-		return err
-	}
-	old, err := os.ReadFile(o.readme)
-	if err != nil {
-		return err
-	}
-	replaced, err := section(old, name, text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", o.readme, err)
-	}
-	return os.WriteFile(o.readme, replaced, 0o644)
 }

@@ -12,6 +12,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -144,15 +145,21 @@ func Cell(s scenario.Scenario, results []*scenario.Result, policy, step, name st
 	return "?", nil
 }
 
-// more are those that a scenario asks for. One that is not known is a programmer's error and panics.
+// Check returns an error if a scenario wants to show what no figure is called.
+func Check(s scenario.Scenario) error {
+	for i, name := range s.Show {
+		if _, ok := shown[name]; !ok {
+			return fmt.Errorf("scenario %q: show[%d] = %q, want one of %q", s.Name, i, name, slices.Sorted(maps.Keys(shown)))
+		}
+	}
+	return nil
+}
+
+// more are those that a scenario asks for.
 func more(s scenario.Scenario) []figure {
 	var out []figure
 	for _, name := range s.Show {
-		f, ok := shown[name]
-		if !ok {
-			panic(fmt.Sprintf("report: scenario %q shows %q, which is not known", s.Name, name))
-		}
-		out = append(out, f)
+		out = append(out, shown[name])
 	}
 	return out
 }
@@ -195,8 +202,12 @@ func (p policy) against(o policy, step int, f figure) string {
 }
 
 // Markdown writes the tables of one scenario. against is the policy that the others are compared with; without results
-// of it there is no such column. Results with other scenarios' steps are a programmer's error.
+// of it there is no such column. Results with other scenarios' steps are a programmer's error; what the scenario wants to show
+// and nobody knows is an error ([Check]).
 func Markdown(w io.Writer, s scenario.Scenario, results []*scenario.Result, against string) error {
+	if err := Check(s); err != nil {
+		return err
+	}
 	b := &strings.Builder{}
 	policies := byPolicy(results)
 	fmt.Fprintf(b, "### %s: %s\n\n%s\n\n", s.Name, s.Title, s.Question)

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -187,5 +188,21 @@ func TestCell(t *testing.T) {
 	}
 	if _, err := Cell(s, results, "a", "step 0", "beauty"); err == nil {
 		t.Error("a figure that is not known has a value")
+	}
+}
+
+// TestCheck: a figure that nobody knows is an error before and after the simulation, and names those that there are.
+func TestCheck(t *testing.T) {
+	s := scenario.Scenario{Name: "x", Show: []string{"goodput", "badput"}}
+	want := `scenario "x": show[1] = "badput", want one of ["accepted" "affinity"`
+	for _, err := range []error{Check(s), Markdown(io.Discard, s, nil, "")} {
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("error %v, want %s", err, want)
+		}
+	}
+	for _, s := range scenario.Catalogue() {
+		if err := Check(s); err != nil {
+			t.Error(err)
+		}
 	}
 }

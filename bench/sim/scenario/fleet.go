@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -26,6 +27,14 @@ type Fleet struct {
 	shown    []lb.Server
 	clients  []*client.Client
 	sees     []*Group // by client: the servers that it calls; nil for all
+}
+
+// misuse is how [Fleet.Fail] leaves the event that it is called in.
+type misuse struct{ error }
+
+// Fail ends the simulation, for an [Action] that makes no sense: [Run] returns the error. Fail does not return.
+func (f *Fleet) Fail(format string, args ...any) {
+	panic(misuse{fmt.Errorf("scenario %q: "+format, append([]any{f.scenario.Name}, args...)...)})
 }
 
 // visible are those of the servers shown that are of a group, or all for nil.
@@ -86,7 +95,8 @@ func (f *Fleet) group(name string) *Group {
 			return &f.scenario.Servers[i]
 		}
 	}
-	panic(fmt.Sprintf("scenario %q has no group %q", f.scenario.Name, name))
+	f.Fail("group %q is not there", name)
+	return nil
 }
 
 func (f *Fleet) add(g *Group) *Member {
@@ -146,41 +156,60 @@ func (f *Fleet) some(part float64) []*Member {
 	return members[:min(len(members), max(1, int(part*float64(len(members))+0.5)))]
 }
 
-// on does something to each of a part of the fleet.
-func on(part float64, do func(f *Fleet, m *Member)) Action {
+// on does something to each of a part of the fleet. what is its name.
+func on(what string, part float64, do func(f *Fleet, m *Member)) Action {
 	return func(f *Fleet) {
+		if !(part > 0 && part <= 1) {
+			f.Fail("%s: part = %v, want more than 0, up to 1 for all", what, part)
+		}
 		for _, m := range f.some(part) {
 			do(f, m)
 		}
 	}
 }
 
-// Crash ends the processes of a part of the fleet; the registry goes on showing them.
-func Crash(part float64) Action { return on(part, (*Fleet).Crash) }
+// Crash ends the processes of a part of the fleet, 1 is all of it; the registry goes on showing them.
+func Crash(part float64) Action { return on("Crash", part, (*Fleet).Crash) }
 
 // Hang has a part of the fleet take calls and answer nothing.
-func Hang(part float64) Action { return on(part, func(_ *Fleet, m *Member) { m.Hang(true) }) }
+func Hang(part float64) Action { return on("Hang", part, func(_ *Fleet, m *Member) { m.Hang(true) }) }
 
 // Restart ends Crash and Hang of the same part.
-func Restart(part float64) Action { return on(part, (*Fleet).Restart) }
+func Restart(part float64) Action { return on("Restart", part, (*Fleet).Restart) }
 
 // Speed makes a part of the fleet so many times as fast as it was.
 func Speed(part, times float64) Action {
-	return on(part, func(_ *Fleet, m *Member) { m.SetSpeed(times) })
+	return on("Speed", part, func(f *Fleet, m *Member) { m.SetSpeed(f.speed("Speed: times", times)) })
+}
+
+// speed is v, which has to be one.
+func (f *Fleet) speed(what string, v float64) float64 {
+	if !(v > 0) || math.IsInf(v, 0) {
+		f.Fail("%s = %v, want more than 0", what, v)
+	}
+	return v
 }
 
 // SpeedIn makes a part of the servers of a zone so many times as fast as they were, and all for the part 1.
 func SpeedIn(zone string, part, times float64) Action {
 	return func(f *Fleet) {
-		left := 0.0
+		times := f.speed("SpeedIn: times", times)
+		if !(part > 0 && part <= 1) {
+			f.Fail("SpeedIn: part = %v, want more than 0, up to 1 for all", part)
+		}
+		left, found := 0.0, false
 		for _, m := range f.Members() {
 			if m.Instance.Zone != zone {
 				continue
 			}
+			found = true
 			if left += part; left >= 1-1e-9 { // evenly: the last of each 1/part
 				left--
 				m.SetSpeed(times)
 			}
+		}
+		if !found {
+			f.Fail("SpeedIn: zone %q has no servers", zone)
 		}
 	}
 }
@@ -188,6 +217,7 @@ func SpeedIn(zone string, part, times float64) Action {
 // In does something to each server of a group.
 func In(group string, do func(*Fleet, *Member)) Action {
 	return func(f *Fleet) {
+		f.group(group)
 		for _, m := range f.Members() {
 			if m.Group.Name == group {
 				do(f, m)
@@ -198,12 +228,20 @@ func In(group string, do func(*Fleet, *Member)) Action {
 
 // Faults gives a part of the fleet these faults.
 func Faults(part float64, faults server.Faults) Action {
-	return on(part, func(_ *Fleet, m *Member) { m.SetFaults(faults) })
+	return on("Faults", part, func(f *Fleet, m *Member) {
+		if err := faults.Validate(); err != nil {
+			f.Fail("Faults: %w", err)
+		}
+		m.SetFaults(faults)
+	})
 }
 
 // Pauses stops each of a part of the fleet for length, again and again, period after period, not all at once.
 func Pauses(part float64, period, length time.Duration) Action {
-	return on(part, func(f *Fleet, m *Member) {
+	return on("Pauses", part, func(f *Fleet, m *Member) {
+		if period <= 0 || length < 0 {
+			f.Fail("Pauses: period = %v, length = %v, want more than 0, and 0 or more", period, length)
+		}
 		var again func()
 		again = func() {
 			m.Pause(length)
@@ -218,6 +256,9 @@ func Pauses(part float64, period, length time.Duration) Action {
 // cold: it begins at the speed cold and reaches full speed after warm.
 func Replace(period, grace time.Duration, cold float64, warm time.Duration, times int) Action {
 	return func(f *Fleet) {
+		if period < 0 || grace < 0 {
+			f.Fail("Replace: period = %v, grace = %v, want 0 or more", period, grace)
+		}
 		for i := range times {
 			f.Sim.After(int64(i)*int64(period), func() {
 				old := f.Members()[0]
@@ -241,6 +282,10 @@ func Grow(group string, each int, cold float64, warm time.Duration) Action {
 // Warm has a server begin at the speed cold and get faster in ten steps until warm has passed.
 func Warm(f *Fleet, m *Member, cold float64, warm time.Duration) {
 	const steps = 10
+	f.speed("Warm: cold", cold)
+	if warm < 0 {
+		f.Fail("Warm: warm = %v, want 0 or more", warm)
+	}
 	for i := range steps {
 		f.Sim.After(int64(warm)*int64(i)/steps, func() { m.SetSpeed(cold + (1-cold)*float64(i)/steps) })
 	}

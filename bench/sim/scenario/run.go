@@ -143,11 +143,21 @@ type phase struct {
 	samples  int
 }
 
-// Run simulates one scenario under one policy with one seed.
-func Run(s Scenario, m lb.Maker, seed uint64) (*Result, error) {
+// Run simulates one scenario under one policy with one seed. An error says what in the scenario makes no sense; of an
+// [Action] that shows when it is done.
+func Run(s Scenario, m lb.Maker, seed uint64) (result *Result, err error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case misuse:
+			result, err = nil, v.error
+		default:
+			panic(v)
+		}
+	}()
 	r := &run{sim: engine.New(), scenario: &s, current: -1, callers: make(map[int]*client.Client),
 		result: &Result{Scenario: s.Name, Policy: m.Name, Seed: seed}}
 	r.fleet = &Fleet{Sim: r.sim, Rand: engine.NewStream(seed, "actions", 0), scenario: &s, seed: seed}

@@ -17,7 +17,8 @@
 //
 // [Run] does one simulation: one scenario, one policy, one seed, one goroutine. Under one seed all policies meet the
 // same arrivals, work, antagonists and faults, so results of two policies are compared seed by seed. [All] runs many side
-// by side.
+// by side, and package report makes a table of their results; the example of All is a program to begin with. A scenario
+// that stands in [Catalogue] can be run by the command, go run ./bench/sim, as well.
 //
 // A latency counts from the call's arrival. A call that failed counts as if it had taken until its deadline, since its
 // caller has waited in vain, and a policy must not look fast by failing. Calls belong to the step in which they
@@ -30,6 +31,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -174,7 +176,7 @@ func (s Scenario) Stretched(times float64) Scenario {
 	return s
 }
 
-// Validate reports everything that makes no sense.
+// Validate reports everything that makes no sense. What an [Action] does is checked when it is done.
 func (s Scenario) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) {
@@ -183,57 +185,102 @@ func (s Scenario) Validate() error {
 	if s.Name == "" {
 		bad("no name")
 	}
+	s.validateServers(bad)
+	s.validateCalls(bad)
+	if len(s.Steps) == 0 {
+		bad("no steps, want 1 or more")
+	}
+	for i, st := range s.Steps {
+		st.validate(s.zones(), func(format string, args ...any) { bad("steps[%d]: "+format, append([]any{i}, args...)...) })
+	}
+	if err := s.Network.Validate(); err != nil {
+		bad("%w", err)
+	}
+	return errors.Join(errs...)
+}
+
+// zones are those that have clients.
+func (s Scenario) zones() []string {
+	if len(s.Zones) == 0 {
+		return []string{""}
+	}
+	return s.Zones[:max(0, min(s.Clients, len(s.Zones)))]
+}
+
+func (s Scenario) validateServers(bad func(string, ...any)) {
 	total := 0
+	names := make(map[string]bool)
 	for i, g := range s.Servers {
 		if g.Count < 0 {
 			bad("servers[%d].count = %d, want 0 or more", i, g.Count)
 		}
+		if err := g.Server.Validate(); err != nil {
+			bad("servers[%d].server.%w", i, err)
+		}
+		if names[g.Name] {
+			bad("servers[%d].name = %q, want one that no other group has", i, g.Name)
+		}
+		names[g.Name] = true
 		total += g.Count
 	}
 	if total < 1 {
 		bad("%d servers, want 1 or more", total)
 	}
+	if s.Chain && slices.ContainsFunc(s.Servers, func(g Group) bool { return g.Count == 0 }) {
+		bad("a chain with a group without servers")
+	}
+}
+
+func (s Scenario) validateCalls(bad func(string, ...any)) {
 	if s.Clients < 1 {
 		bad("clients = %d, want 1 or more", s.Clients)
 	}
 	if s.Work.Draw == nil || s.Work.Mean <= 0 {
 		bad("work has a mean of %v, want more than 0, and a way to draw it", s.Work.Mean)
 	}
+	if s.Deadline < 0 {
+		bad("deadline = %v, want more than 0, or 0 for 5s", s.Deadline)
+	}
+	if s.Attempts < 0 {
+		bad("attempts = %d, want 1 or more, or 0 for 1", s.Attempts)
+	}
+	if s.Discovery < 0 {
+		bad("discovery = %v, want more than 0, or 0 for 100ms", s.Discovery)
+	}
 	if s.Keys < 0 {
 		bad("keys = %d, want 0 or more", s.Keys)
 	}
-	if st := s.Streams; st.Part < 0 || st.Part > 1 || st.Part > 0 && (st.Lasts <= 0 || st.Every <= 0) {
+	if st := s.Streams; !(st.Part >= 0 && st.Part <= 1) || st.Part > 0 && (st.Lasts <= 0 || st.Every <= 0) {
 		bad("streams = %+v, want a part from 0 to 1, and times above 0", st)
 	}
-	if s.Chain && slices.ContainsFunc(s.Servers, func(g Group) bool { return g.Count == 0 }) {
-		bad("a chain with a group without servers")
+}
+
+// validate reports what makes no sense in a step where these zones have clients.
+func (st Step) validate(zones []string, bad func(string, ...any)) {
+	not := func(v float64) bool { return !(v >= 0) || math.IsInf(v, 0) }
+	if not(st.Load) || not(st.Rate) || st.Load == 0 && st.Rate == 0 {
+		bad("load = %v, rate = %v, want one of them above 0", st.Load, st.Rate)
 	}
-	if len(s.Steps) == 0 {
-		bad("no steps, want 1 or more")
+	if st.Settle < 0 || st.Measure <= 0 {
+		bad("settle = %v, measure = %v, want 0 or more and above 0", st.Settle, st.Measure)
 	}
-	for i, st := range s.Steps {
-		if !(st.Load > 0) && !(st.Rate > 0) {
-			bad("steps[%d]: load = %v, rate = %v, want one of them above 0", i, st.Load, st.Rate)
+	if not(st.Zipf) {
+		bad("zipf = %v, want 0 or more", st.Zipf)
+	}
+	for _, zone := range slices.Sorted(maps.Keys(st.Surge)) {
+		if not(st.Surge[zone]) {
+			bad("surge[%q] = %v, want 0 or more", zone, st.Surge[zone])
 		}
-		if st.Settle < 0 || st.Measure <= 0 {
-			bad("steps[%d]: settle = %v, measure = %v, want 0 or more and above 0", i, st.Settle, st.Measure)
-		}
-		if !(st.Zipf >= 0) {
-			bad("steps[%d]: zipf = %v, want 0 or more", i, st.Zipf)
-		}
-		for zone, times := range st.Surge {
-			if !(times >= 0) {
-				bad("steps[%d]: surge[%q] = %v, want 0 or more", i, zone, times)
-			}
-		}
-		for j, e := range st.Events {
-			if e.Do == nil || e.At < -st.Settle {
-				bad("steps[%d].events[%d]: at = %v, want %v or more, and something to do", i, j, e.At, -st.Settle)
-			}
+		if !slices.Contains(zones, zone) {
+			bad("surge[%q]: nobody calls from there, want one of %q", zone, zones)
 		}
 	}
-	if err := s.Network.Validate(); err != nil {
-		errs = append(errs, fmt.Errorf("scenario %q: %w", s.Name, err))
+	for j, e := range st.Events {
+		if e.Do == nil || e.At < -st.Settle {
+			bad("events[%d]: at = %v, want %v or more, and something to do", j, e.At, -st.Settle)
+		}
+		if e.At >= st.Measure {
+			bad("events[%d]: at = %v, want less than %v, when the step ends", j, e.At, st.Measure)
+		}
 	}
-	return errors.Join(errs...)
 }

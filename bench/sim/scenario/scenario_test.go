@@ -209,6 +209,50 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// TestMisuse: what makes no sense is an error that names it, before the simulation or when it is done, and never a panic, a
+// run without an end, or silence.
+func TestMisuse(t *testing.T) {
+	do := func(a Action) func(*Scenario) {
+		return func(s *Scenario) { s.Steps[0].Events = []Event{{Do: a}} }
+	}
+	for want, change := range map[string]func(*Scenario){
+		"servers[0].server.cores = -1":      func(s *Scenario) { s.Servers[0].Server.Cores = -1 },
+		"servers[0].server.cores = NaN":     func(s *Scenario) { s.Servers[0].Server.Cores = math.NaN() },
+		"servers[0].server.speed = -1":      func(s *Scenario) { s.Servers[0].Server.Speed = -1 },
+		`servers[1].name = "all"`:           func(s *Scenario) { s.Servers = append(s.Servers, s.Servers[0]) },
+		"deadline = -1s":                    func(s *Scenario) { s.Deadline = -time.Second },
+		"attempts = -1":                     func(s *Scenario) { s.Attempts = -1 },
+		"discovery = -1ns":                  func(s *Scenario) { s.Discovery = -1 },
+		"steps[0]: load = +Inf":             func(s *Scenario) { s.Steps[0].Load = math.Inf(1) },
+		"steps[0]: load = -1, rate = 5":     func(s *Scenario) { s.Steps[0].Load, s.Steps[0].Rate = -1, 5 },
+		`surge["z"]: nobody calls from`:     func(s *Scenario) { s.Steps[0].Surge = map[string]float64{"z": 3} },
+		"events[0]: at = 1m0s, want less":   func(s *Scenario) { s.Steps[0].Events = []Event{{At: time.Minute, Do: Crash(1)}} },
+		"Crash: part = 25":                  do(Crash(25)),
+		"Hang: part = 0":                    do(Hang(0)),
+		"Restart: part = NaN":               do(Restart(math.NaN())),
+		"Speed: times = 0":                  do(Speed(1, 0)),
+		`SpeedIn: zone "eu" has no servers`: do(SpeedIn("eu", 1, 0.1)),
+		"SpeedIn: part = 2":                 do(SpeedIn("", 2, 0.1)),
+		`group "al" is not there`:           do(In("al", (*Fleet).Crash)),
+		`"bad": group "" is not there`:      do(Grow("", 1, 0.1, 0)),
+		"Warm: cold = 0":                    do(Grow("all", 1, 0, 0)),
+		"Warm: warm = -1s":                  do(Grow("all", 1, 0.1, -time.Second)),
+		"Faults: fail = 50":                 do(Faults(1, server.Faults{Fail: 50})),
+		"Faults: slowBy = 0":                do(Faults(1, server.Faults{Slow: 0.5})),
+		"Pauses: period = 0s":               do(Pauses(1, 0, time.Millisecond)),
+		"Replace: period = -1s":             do(Replace(-time.Second, 0, 1, 0, 1)),
+		"mine = 3, want 4":                  do(func(f *Fleet) { f.Sim.After(1, func() { f.Fail("mine = 3, want 4") }) }),
+	} {
+		s := Scenario{Name: "bad", Servers: []Group{{Name: "all", Count: 4}}, Clients: 2, Work: Fixed(time.Millisecond),
+			Steps: []Step{{Name: "one", Load: 0.2, Measure: time.Second}}}
+		change(&s)
+		if _, err := Run(s, choices(1), 1); err == nil || !strings.Contains(err.Error(), `scenario "bad": `) ||
+			!strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q in it", err, want)
+		}
+	}
+}
+
 // tiny is the scenario with a twentieth of its size, compressed in time, events and all.
 func tiny(s Scenario) Scenario {
 	const faster = 20

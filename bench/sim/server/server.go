@@ -152,8 +152,47 @@ type Faults struct {
 	Slow, SlowBy float64
 }
 
-// New returns a server that is up and idle. A Config that makes no sense is a programmer's error and panics.
+// Validate reports the first thing in a Config that makes no sense.
+func (c Config) Validate() error {
+	bad := func(v float64) bool { return !(v >= 0) || math.IsInf(v, 0) }
+	switch {
+	case bad(c.Cores):
+		return fmt.Errorf("cores = %v, want more than 0, or 0 for the default", c.Cores)
+	case bad(c.Speed):
+		return fmt.Errorf("speed = %v, want more than 0, or 0 for 1", c.Speed)
+	case c.Workers < 0:
+		return fmt.Errorf("workers = %d, want 1 or more, or 0 for cores that all share", c.Workers)
+	case c.Queue < 0:
+		return fmt.Errorf("queue = %d, want 1 or more, or 0 for any number", c.Queue)
+	case c.Window < 0:
+		return fmt.Errorf("window = %v, want more than 0, or 0 for 10s", c.Window)
+	case c.Throttle.After < 0 || bad(c.Throttle.To):
+		return fmt.Errorf("throttle = %+v, want 0 or more", c.Throttle)
+	}
+	return nil
+}
+
+// Validate reports the first thing in Faults that makes no sense.
+func (f Faults) Validate() error {
+	part := func(v float64) bool { return v >= 0 && v <= 1 }
+	switch {
+	case !part(f.Fail):
+		return fmt.Errorf("fail = %v, want a part from 0 to 1", f.Fail)
+	case f.FailAfter < 0:
+		return fmt.Errorf("failAfter = %v, want 0 or more", f.FailAfter)
+	case !part(f.Slow):
+		return fmt.Errorf("slow = %v, want a part from 0 to 1", f.Slow)
+	case f.Slow > 0 && !(f.SlowBy > 0) || math.IsInf(f.SlowBy, 0):
+		return fmt.Errorf("slowBy = %v, want more than 0", f.SlowBy)
+	}
+	return nil
+}
+
+// New returns a server that is up and idle. A Config that makes no sense ([Config.Validate]) panics.
 func New(sim *engine.Sim, cfg Config) *Server {
+	if err := cfg.Validate(); err != nil {
+		panic("server: " + err.Error())
+	}
 	if cfg.Cores == 0 {
 		cfg.Cores = float64(max(cfg.Workers, 1))
 	}
@@ -171,9 +210,6 @@ func New(sim *engine.Sim, cfg Config) *Server {
 		cfg.ProbeCost = 50 * time.Microsecond
 	case cfg.ProbeCost < 0:
 		cfg.ProbeCost = 0
-	}
-	if !(cfg.Cores > 0) || !(cfg.Speed > 0) || cfg.Workers < 0 || cfg.Queue < 0 || cfg.Window < 0 {
-		panic(fmt.Sprintf("server: %+v: a negative number, or a speed or number of cores that is none", cfg))
 	}
 	s := &Server{sim: sim, cfg: cfg, shares: cfg.Cores, cores: cfg.Cores, health: 1, shared: 1, last: sim.Now()}
 	s.speed = cfg.Speed
