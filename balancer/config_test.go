@@ -3,6 +3,7 @@ package balancer
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"reflect"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/evenkeel/evenkeel/filters"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
+	"github.com/evenkeel/evenkeel/internal/strictjson"
 )
 
 func TestParseConfig(t *testing.T) {
@@ -218,11 +220,96 @@ func configOf(t testing.TB, js []byte) Config {
 	if err != nil {
 		t.Fatalf("%s: %v", js, err)
 	}
-	var raw struct{ Blacklist Blacklist }
+	var raw struct {
+		Blacklist Blacklist
+		Outliers  Outliers
+		Subset    Subset
+		SlowStart SlowStart
+		Zone      Zone
+	}
 	if err := json.Unmarshal(js, &raw); err != nil {
 		t.Fatalf("%s: %v", js, err)
 	}
-	return Config{Strategy: s.strategy, Filter: s.filter, Require: s.require, Blacklist: raw.Blacklist}
+	return Config{Strategy: s.strategy, Filter: s.filter, Require: s.require, Blacklist: raw.Blacklist,
+		Outliers: raw.Outliers, Subset: raw.Subset, SlowStart: raw.SlowStart, Zone: raw.Zone}
+}
+
+// sections are what a policy's JSON consists of, each with what it is wrapped into, by the beginning of its errors. A
+// field that is added to one of them is tested from then on.
+func sections() map[string]section {
+	return map[string]section{
+		"":                                  {"%s", struct{ Filter, Require string }{}},
+		"blacklist.":                        {`{"blacklist":%s}`, blacklistJSON{}},
+		"outliers.":                         {`{"outliers":%s}`, outliersJSON{}},
+		"outliers.a50.":                     {`{"outliers":{"a50":%s}}`, a50JSON{}},
+		"outliers.a50.successRateEjection.": {`{"outliers":{"a50":{"successRateEjection":%s}}}`, successRateJSON{}},
+		"outliers.a50.failurePercentageEjection.": {`{"outliers":{"a50":{"failurePercentageEjection":%s}}}`,
+			failurePercentageJSON{}},
+		"subset.":                  {`{"subset":%s}`, Subset{}},
+		"slowStart.":               {`{"slowStart":%s}`, slowStartJSON{}},
+		"zone.":                    {`{"zone":%s}`, Zone{}},
+		"strategy weighted: ":      {`{"strategy":{"weighted":%s}}`, weightedJSON{}},
+		"strategy least_request: ": {`{"strategy":{"least_request":%s}}`, LeastRequest{}},
+		"strategy peak_ewma: ":     {`{"strategy":{"peak_ewma":%s}}`, peakEWMAJSON{}},
+		"strategy hash: ":          {`{"strategy":{"hash":%s}}`, Hash{}},
+		"strategy prequal: ":       {`{"strategy":{"prequal":%s}}`, prequalJSON{}},
+		"strategy keel: ":          {`{"strategy":{"keel":%s}}`, keelJSON{}},
+	}
+}
+
+type section struct {
+	in     string
+	fields any
+}
+
+// TestConfigErrorsNameEveryField: a value of the wrong sort, or below all that makes sense, is refused whatever field it
+// stands in, by an error that names the field, the value and what is wanted.
+func TestConfigErrorsNameEveryField(t *testing.T) {
+	for path, s := range sections() {
+		fields := reflect.TypeOf(s.fields)
+		for i := range fields.NumField() {
+			f := fields.Field(i)
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name == "" {
+				name = strings.ToLower(f.Name)
+			}
+			check := func(value, got string) {
+				t.Helper()
+				js := fmt.Sprintf(s.in, fmt.Sprintf(`{%q:%s}`, name, value))
+				_, err := parseConfig([]byte(js))
+				if err == nil || !strings.HasPrefix(err.Error(), "evenkeel: "+strings.SplitN(path, ".", 2)[0]) ||
+					!strings.Contains(err.Error(), name+" = "+got) || !strings.Contains(err.Error(), "want ") {
+					t.Errorf("%s: %v, want an error that names %s%s, %s and what is wanted", js, err, path, name, got)
+				}
+			}
+			check("[[]]", "a JSON array")
+			kind := f.Type
+			if kind.Kind() == reflect.Pointer {
+				kind = kind.Elem()
+			}
+			switch {
+			case kind == reflect.TypeFor[strictjson.Duration]():
+				check(`"-1s"`, "-1s")
+				check(`"soon"`, `"soon"`)
+				check(`"1000000000h"`, `"1000000000h"`) // more than 64 bits
+				check("5", "a JSON number")
+			case kind.Kind() == reflect.Int:
+				check("-1", "-1")
+				check("2.5", "a JSON number 2.5")
+				check("1e30", "a JSON number 1e30")
+			case kind.Kind() == reflect.Float64:
+				check("-1", "-1")
+				check("1e300", "1e+300")
+				check("1e999", "a JSON number 1e999")
+			case kind.Kind() == reflect.Bool:
+				check(`"yes"`, "a JSON string")
+			}
+		}
+		js := fmt.Sprintf(s.in, `{"colour":1}`)
+		if _, err := parseConfig([]byte(js)); err == nil || !strings.Contains(err.Error(), `unknown field "colour", want one of `) {
+			t.Errorf("%s: %v, want an error that names the fields there are", js, err)
+		}
+	}
 }
 
 // FuzzConfig: no text makes the parser panic, and whatever it accepts can be written and read again without a change.
@@ -236,6 +323,15 @@ func FuzzConfig(f *testing.F) {
 		`{"strategy":{"keel":{"probeRate":0.5,"rifQuantile":0.9,"maxAge":"1s","probeTimeout":"20ms"}}}`,
 		`{"strategy":{"prequal":{"poolSize":16,"probeRate":3,"removeRate":0.25,"delta":1,"maxAge":"1s","reports":true}}}`,
 		`{"blacklist":{"classifier":"default","baseEjection":"8760h"}}`, `{"filter":"any(a=\"\u00e9\"; not(serves(x.Y)))"}`,
+		`{"outliers":{"dryRun":true,"margin":0.1,"oddsRatio":2,"confidence":0.99,"slow":3}}`, `{"outliers":{"disabled":true}}`,
+		`{"outliers":{"a50":{"interval":"5s","baseEjectionTime":"10s","maxEjectionTime":"1m","maxEjectionPercent":20,` +
+			`"successRateEjection":{"stdevFactor":2000,"enforcementPercentage":50,"minimumHosts":3,"requestVolume":10},` +
+			`"failurePercentageEjection":{"threshold":50,"enforcementPercentage":90,"minimumHosts":4,"requestVolume":20}}}}`,
+		`{"subset":{"size":3}}`, `{"subset":{"size":2,"client":1,"clients":3}}`, `{"subset":{"size":20,"client":17,"clients":1000}}`,
+		`{"slowStart":{"window":"30s","minPercent":5,"aggression":1.5}}`,
+		`{"zone":{"local":"a","tolerance":0.5,"remotePercent":2.5},"outliers":{"slow":2}}`,
+		`{"strategy":{"weighted":{"load":"orca","blackout":"1s","expiration":"1m","update":"500ms","errorPenalty":2}}}`,
+		`{"zone":null,"subset":null,"slowStart":null,"outliers":null}`, `{"outliers":{"a50":null}}`, `{"zone":{"LOCAL":"b"}}`,
 		`{"strategy":{"round_robin":null},"blacklist":null,"filter":""}`, `{"FILTER":"a","filter":"b"}`, `{"filter":"func(nope)"}`,
 	} {
 		f.Add([]byte(seed))
@@ -253,17 +349,26 @@ func FuzzConfig(f *testing.F) {
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%s was read as %+v, written as %s, and read as %+v", js, want, out, got)
 		}
-		// What is accepted can be put into force.
+		// What is accepted can be put into force, and calls made by it.
 		cc := lbtest.New()
 		b := lbtest.BuildWith(cc, builder{clock: &fakeClock{now: start}, rand: seeded(1)}, "orders")
 		defer b.Close()
-		p := b.(*policy)
-		p.mu.Lock()
+		ins := fleet(6)
+		for i := range ins {
+			ins[i].Zone, ins[i].Labels = string(rune('a'+i%2)), map[string]string{"track": "canary"}
+		}
 		s, _ := parseConfig(js)
-		p.adopt(s)
-		p.publish()
-		if _, err := cc.Picker().Pick(gbalancer.PickInfo{}); err == nil {
-			t.Fatal("a pick among no instances succeeds")
+		if err := lbtest.Update(b, s, lbtest.Endpoints(ins...)); err != nil && !errors.Is(err, gbalancer.ErrBadResolverState) {
+			t.Fatal(err)
+		}
+		cc.Settle()
+		for range 10 {
+			res, err := cc.Picker().Pick(gbalancer.PickInfo{Ctx: t.Context(), FullMethodName: "/orders.Orders/Get"})
+			if err != nil {
+				break // no instance is right for it
+			}
+			res.Done(ended(nil))
+			cc.Settle()
 		}
 	})
 }
