@@ -118,3 +118,28 @@ func TestStreamTimeoutsOfFixed(t *testing.T) {
 		}
 	}
 }
+
+// TestOnFinishWaits: who waited for a retry goes on before the caller's OnFinish runs, which may wait for them.
+func TestOnFinishWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := Policy{MaxAttempts: 2, Backoff: Backoff{Base: time.Minute, Max: time.Minute}}
+		f := newFleet(t, 1, roundRobin, newTest(t, Config{Policy: p}), failing(errDown))
+		defer f.warm().close()
+		stop := time.AfterFunc(time.Millisecond, f.servers[0].Stop)
+		defer stop.Stop()
+		closed := make(chan struct{})
+		told := codes.OK
+		s := f.open(context.Background(), serverKind, grpc.OnFinish(func(err error) {
+			<-closed
+			told = status.Code(err)
+		}))
+		go func() { // in the middle of the wait before the retry, which fails for good
+			defer close(closed)
+			_ = takes(context.Background(), 10*time.Second)
+			_ = s.CloseSend()
+		}()
+		if _, err := next(s); status.Code(err) != codes.Unavailable || told != codes.Unavailable {
+			t.Errorf("%v, and OnFinish is told %v, want UNAVAILABLE", err, told)
+		}
+	})
+}

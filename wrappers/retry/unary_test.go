@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -365,18 +366,50 @@ func TestLastStatus(t *testing.T) {
 
 // TestTargetsAreCleared: what a failed attempt wrote into the caller's targets does not outlive it.
 func TestTargetsAreCleared(t *testing.T) {
+	for _, k := range []kind{unaryKind, serverKind} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFleet(t, 1, roundRobin, newTest(t, Config{Policy: Policy{Backoff: Backoff{Base: time.Minute, Max: time.Minute}}}),
+				func(i int, _ kind, s grpc.ServerStream) error {
+					sign(i, s)
+					return errDown
+				})
+			defer f.warm().close()
+			stop := time.AfterFunc(time.Millisecond, f.servers[0].Stop)
+			defer stop.Stop()
+			var header, trailer metadata.MD
+			var from peer.Peer
+			_, err := f.exchange(context.Background(), k, k.declared(), grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from))
+			var tried *Error
+			if !errors.As(err, &tried) || len(tried.Attempts) < 2 {
+				t.Fatalf("%v: %v, want a failure of several attempts", k, err)
+			}
+			if len(header) != 0 || len(trailer) != 0 || from.Addr != nil {
+				t.Errorf("%v: the last attempt had no stream, and the caller has %v and %v from %v, want nothing", k, header,
+					trailer, from.Addr)
+			}
+		})
+	}
+}
+
+// TestHedgeTargetsAreCleared: the same where the last of two that ran side by side was refused on its way out.
+func TestHedgeTargetsAreCleared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, 1, roundRobin, newTest(t, Config{Policy: Policy{Backoff: Backoff{Base: time.Minute, Max: time.Minute}}}),
-			func(i int, _ kind, s grpc.ServerStream) error {
-				sign(i, s)
-				return errDown
-			})
+		r := newTest(t, Config{Policy: Policy{MaxAttempts: 2, Hedge: Hedge{Delay: 20 * time.Millisecond}}})
+		lateRefusal := func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if md, _ := metadata.FromOutgoingContext(ctx); len(md[attemptsKey]) == 0 {
+				return invoker(ctx, name, req, reply, cc, opts...)
+			}
+			_ = takes(ctx, 50*time.Millisecond)
+			return barred{errors.New("open")}
+		}
+		f := newFleet(t, 1, roundRobin, nil, func(i int, _ kind, s grpc.ServerStream) error {
+			sign(i, s)
+			return after(30, errDown)(i, s)
+		}, grpc.WithChainUnaryInterceptor(r.UnaryClientInterceptor(), lateRefusal))
 		defer f.warm().close()
-		stop := time.AfterFunc(time.Millisecond, f.servers[0].Stop)
-		defer stop.Stop()
 		got := f.ask(context.Background(), unaryKind.declared())
-		if len(got.header) != 0 || len(got.trailer) != 0 || got.peer.Addr != nil {
-			t.Errorf("the last attempt had no stream, and the caller has %s, want nothing", got.text())
+		if len(got.header) != 0 || len(got.trailer) != 0 || got.peer.Addr != nil || f.total() != 1 {
+			t.Errorf("the hedge was refused last, and the caller has %s, want nothing", got.text())
 		}
 	})
 }
