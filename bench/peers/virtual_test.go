@@ -8,8 +8,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	v3orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
 	gbalancer "google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/weightedroundrobin"
 	gresolver "google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/serviceconfig"
 
 	"github.com/evenkeel/evenkeel/bench"
 	"github.com/evenkeel/evenkeel/bench/sim/baseline"
@@ -17,6 +20,7 @@ import (
 	"github.com/evenkeel/evenkeel/bench/sim/scenario"
 	"github.com/evenkeel/evenkeel/bench/sim/server"
 	"github.com/evenkeel/evenkeel/internal/lbtest"
+	"github.com/evenkeel/evenkeel/registry"
 )
 
 // virtual is a policy that is registered with gRPC, another library's real code, as a client of the simulation. Such
@@ -27,15 +31,23 @@ type virtual struct {
 	began   time.Time
 	policy  bench.Policy
 	cc      *lbtest.ClientConn
+	config  serviceconfig.LoadBalancingConfig
 	b       gbalancer.Balancer
 	servers map[string]int
 }
 
-// inBubble makes clients of a policy. It must be used within a bubble.
-func inBubble(p bench.Policy) lb.Maker {
+// inBubble makes clients of a policy. It must be used within a bubble, and the policies be closed in it.
+func inBubble(p bench.Policy, closers *[]func()) lb.Maker {
 	return lb.Maker{Name: p.Label + " itself", New: func(env lb.Env) (lb.Balancer, error) {
 		v := &virtual{env: env, began: time.Now().Add(-time.Duration(env.Now())), policy: p, cc: lbtest.New()}
+		if p.Config != "" {
+			var err error
+			if v.config, err = lbtest.ParseConfig(p.Name, p.Config); err != nil {
+				return nil, err
+			}
+		}
 		v.b = lbtest.Build(v.cc, p.Name, "orders")
+		*closers = append(*closers, v.b.Close)
 		v.Update(env.Servers)
 		return v, nil
 	}}
@@ -55,9 +67,13 @@ func (v *virtual) Update(servers []lb.Server) {
 	var s gresolver.State
 	for _, srv := range servers {
 		v.servers[srv.Instance.Addr] = srv.Index
-		s.Addresses = append(s.Addresses, v.policy.Address(srv.Instance))
+		if v.policy.Address != nil {
+			s.Addresses = append(s.Addresses, v.policy.Address(srv.Instance))
+		} else {
+			s.Endpoints = append(s.Endpoints, lbtest.EndpointsOf([]*registry.Instance{srv.Instance})...)
+		}
 	}
-	_ = v.b.UpdateClientConnState(gbalancer.ClientConnState{ResolverState: s})
+	_ = v.b.UpdateClientConnState(gbalancer.ClientConnState{ResolverState: s, BalancerConfig: v.config})
 	v.cc.Settle()
 }
 
@@ -78,7 +94,11 @@ func (v *virtual) Pick(c *lb.Call) (int, error) {
 func (v *virtual) Done(c *lb.Call, _ int, r lb.Result) {
 	v.sync()
 	if done, ok := c.Note.(func(gbalancer.DoneInfo)); ok && done != nil {
-		done(gbalancer.DoneInfo{Err: r.Err, BytesSent: true, BytesReceived: r.Err == nil})
+		info := gbalancer.DoneInfo{Err: r.Err, BytesSent: true, BytesReceived: r.Err == nil}
+		if l := r.Load; l != nil {
+			info.ServerLoad = &v3orcapb.OrcaLoadReport{ApplicationUtilization: l.Utilization, RpsFractional: l.QPS, Eps: l.EPS}
+		}
+		done(info)
 	}
 }
 
@@ -100,15 +120,24 @@ func TestModelsAsTheirOriginals(t *testing.T) {
 				Events: []scenario.Event{{At: -5 * time.Second, Do: scenario.Faults(0.1, server.Faults{Fail: 0.5, FailAfter: time.Millisecond})}}},
 		},
 	}
-	models := map[string]lb.Maker{"kratos_p2c": baseline.Kratos(), "go_zero_p2c": baseline.GoZero()}
-	for _, original := range append([]bench.Policy{kratosP2C()}, goZeroPolicies...) {
+	models := map[string]lb.Maker{"kratos_p2c": baseline.Kratos(), "go_zero_p2c": baseline.GoZero(),
+		"grpc_least_request": baseline.LeastRequest(), "grpc_weighted_round_robin": baseline.WRR()}
+	wrr := bench.Policy{Label: "grpc_weighted_round_robin", Name: weightedroundrobin.Name, Config: "{}"} // gRFC A58's defaults
+	originals := []bench.Policy{bench.GRPCLeastRequest(), wrr, kratosP2C()}
+	for _, original := range append(originals, goZeroPolicies...) {
 		t.Run(original.Label, func(t *testing.T) {
 			model, err := scenario.Run(s, models[original.Label], 1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var itself *scenario.Result
-			synctest.Test(t, func(*testing.T) { itself, err = scenario.Run(s, inBubble(original), 1) })
+			synctest.Test(t, func(*testing.T) {
+				var closers []func()
+				itself, err = scenario.Run(s, inBubble(original, &closers), 1)
+				for _, c := range closers {
+					c()
+				}
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
