@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/evenkeel/evenkeel/wrappers/retry"
@@ -116,6 +117,36 @@ func ExamplePreviousAttempts() {
 	handler := func(ctx context.Context) { fmt.Println(retry.PreviousAttempts(ctx)) }
 	handler(context.Background())
 	// Output: 0
+}
+
+// answer is the end of a handler's call, of which gRPC tells the caller.
+type answer struct{ grpc.ServerTransportStream }
+
+func (answer) SetTrailer(md metadata.MD) error {
+	fmt.Println("trailer", md)
+	return nil
+}
+
+// A service in the middle of a chain: what it has tried again in vain, its callers are told not to repeat. Here the
+// interceptors of its server and of its client are called by hand, as gRPC does.
+func ExampleUnaryServerInterceptor() {
+	serve := retry.UnaryServerInterceptor()
+	orders := retry.UnaryClientInterceptor(retry.Policy{Idempotent: true, ChainStop: true})
+	ctx := grpc.NewContextWithServerTransportStream(context.Background(), answer{})
+	_, err := serve(ctx, nil, nil, func(ctx context.Context, _ any) (any, error) {
+		return nil, orders(ctx, "/shop.Orders/Get", nil, nil, nil,
+			func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
+				fmt.Println("attempt")
+				return status.Error(codes.Unavailable, "restarting")
+			})
+	})
+	fmt.Println(status.Code(err))
+	// Output:
+	// attempt
+	// attempt
+	// attempt
+	// trailer map[grpc-retry-pushback-ms:[-1]]
+	// Unavailable
 }
 
 // For streams only.
