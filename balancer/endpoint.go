@@ -39,8 +39,8 @@ type Endpoint struct {
 
 	id     callctx.Endpoint
 	child  *child
-	number uint32      // by which endpoints have an order that one seed gives again
-	asked  atomic.Bool // a probe of the load is under way
+	number uint32        // by which endpoints have an order that one seed gives again
+	probes atomic.Uint32 // of the load: underWay, overdue
 
 	// Guarded by policy.mu.
 	sentence  sentence
@@ -62,6 +62,8 @@ type tally struct {
 	silent  atomic.Uint64 // ends, during a watch, that say nothing: what was never sent, what its caller gave up
 	timed   atomic.Uint64 // calls whose time was taken, for Outliers.Slow
 	latency atomic.Uint64 // of these together, in ns
+
+	answered, unanswered atomic.Uint64 // probes of the load
 }
 
 // nothing is the tally of who has none.

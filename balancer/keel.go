@@ -20,7 +20,7 @@ func init() { RegisterStrategy("keel", parseSettings[Keel]) }
 // is worth.
 //
 // An instance that fails more than a fifth of its calls is taken only if all do, however fast it fails. One that does not
-// answer probes in time is unknown until it is heard again. While no probe was answered for MaxAge, because calls are
+// answer a probe in time is unknown until it is heard again. While no probe was answered for MaxAge, because calls are
 // rare or no server knows of them, Keel chooses as [PeakEWMA] does; and so it does for as large a part of the calls as
 // instances do not know of probes, so that these get their share in a fleet that is being changed over.
 //
@@ -33,8 +33,9 @@ type Keel struct {
 	RIFQuantile float64
 	// MaxAge is how long what a server said counts; 0 means 1 s.
 	MaxAge time.Duration
-	// ProbeTimeout is how long the answer to a probe is waited for, at least 1 ms; 0 means 20 ms. It should be some times
-	// what a message there and back takes.
+	// ProbeTimeout is how long a server may take to answer a probe before it counts as one of which nothing is known, at
+	// least 1 ms; 0 means 20 ms. One that usually takes longer, since it is far away, has twice its usual time, up to
+	// MaxAge. A late answer counts when it comes, within a second.
 	ProbeTimeout time.Duration
 }
 
@@ -157,7 +158,7 @@ type keelChooser struct {
 	members []*Endpoint
 	known   []keelMember // the same
 	rand    func() uint64
-	probe   func(*Endpoint, time.Duration, Answerer) bool
+	probe   func(*Endpoint, int64, time.Duration, Answerer) bool
 	rate    float64
 	maxAge  int64
 	timeout time.Duration
@@ -201,7 +202,7 @@ func (c *keelChooser) Choose(call Call) int {
 	any := below(c.rand(), len(c.members))
 	best := -1
 	if call.Attempt == 0 {
-		c.explore(any)
+		c.explore(any, call.Now)
 		switch {
 		case c.members[any].mute() || c.fleet.heard.Load() <= call.Now-c.maxAge:
 		case c.fresh(any, call.Now) && c.rand()%4 == 0:
@@ -227,13 +228,13 @@ func (c *keelChooser) fresh(i int, now int64) bool {
 }
 
 // explore sends the probes that this call owes, the first of them to a member that was drawn before.
-func (c *keelChooser) explore(i int) {
+func (c *keelChooser) explore(i int, now int64) {
 	if c.probe == nil {
 		return
 	}
 	n := c.fleet.sent.Add(1)
 	for k := int(float64(n)*c.rate) - int(float64(n-1)*c.rate); k > 0; k-- {
-		if c.probe(c.members[i], c.timeout, c) {
+		if c.probe(c.members[i], now, c.known[i].gauge.Patience(c.timeout, time.Duration(c.maxAge)), c) {
 			c.note(i)
 		}
 		if k > 1 {
@@ -246,13 +247,14 @@ func (c *keelChooser) explore(i int) {
 func (c *keelChooser) note(i int) { c.recent[c.at.Add(1)%recalled].Store(uint32(i) + 1) }
 
 // Answer implements [Answerer].
-func (c *keelChooser) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
+func (c *keelChooser) Answer(e *Endpoint, sent, now int64, r load.Report, ok bool) {
 	g := gaugeOf(e)
 	if !ok || r.RIF < 0 {
-		g.Lost()
+		g.Lost(sent)
 		return
 	}
 	g.Heard(now, r, e.InFlight())
+	g.Answered(now - sent)
 	c.fleet.hear(now, float64(r.RIF)/float64(e.Weight())*c.meanWeight(), float64(r.Latency))
 }
 

@@ -177,6 +177,11 @@ type EndpointState struct {
 	Probing   bool          // back on probation, one call at a time
 	Remaining time.Duration // until the ejection ends
 	Ejections int           // how many the next one builds on
+
+	// For strategies that probe how busy instances are (keel, prequal).
+	Probes     uint64 // that it answered with figures, in time or up to a second late
+	Unanswered uint64 // that it did not answer in time, or with an error
+	Mute       bool   // it does not know of probes or turns them away, and gets none over this connection
 }
 
 // loader is implemented by a strategy that has a figure of its own for an endpoint's load.
@@ -220,6 +225,7 @@ func (p *policy) describe() ChannelState {
 			Instance: e.Instance().Clone(), State: e.child.state, Err: e.child.err,
 			InFlight: e.InFlight(), Share: float64(e.part()) / fullShare, Calls: e.started.Load(), Failures: e.failures.Load(),
 			Kept: kept(e), Ejected: e.phase() == ejected, Probing: e.phase() == probing, Ejections: e.sentence.level,
+			Probes: e.counted().answered.Load(), Unanswered: e.counted().unanswered.Load(), Mute: e.mute(),
 		}
 		if es.Ejected {
 			es.Remaining = nanoseconds(max(0, e.sentence.until-now))

@@ -42,7 +42,8 @@ type Prequal struct {
 	// RIFQuantile is from which quantile of requests in flight on an instance is hot (Q_RIF), up to 1, at which none is;
 	// 0 means 0.84, and a small number that all are.
 	RIFQuantile float64
-	// ProbeTimeout is how long the answer to a probe is waited for, at least 1 ms; 0 means 3 ms, YouTube's.
+	// ProbeTimeout is how long the answer to a probe is waited for, at least 1 ms; 0 means 3 ms, YouTube's. An answer that
+	// is later counts when it comes, within a second.
 	ProbeTimeout time.Duration
 	// Reports says that what servers say of themselves with the answers to calls joins the pool as well.
 	Reports bool
@@ -127,7 +128,7 @@ type prequalChooser struct {
 	gauges  []*load.Gauge // of the members
 	targets []prequalTarget
 	rand    func() uint64
-	probe   func(*Endpoint, time.Duration, Answerer) bool
+	probe   func(*Endpoint, int64, time.Duration, Answerer) bool
 	timeout time.Duration
 	pool    *probePool
 }
@@ -139,7 +140,7 @@ type prequalTarget struct {
 }
 
 // Answer implements [Answerer].
-func (t *prequalTarget) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
+func (t *prequalTarget) Answer(e *Endpoint, _, now int64, r load.Report, ok bool) {
 	if !ok || r.RIF < 0 {
 		return
 	}
@@ -172,19 +173,19 @@ func (c *prequalChooser) Choose(call Call) int {
 	best := c.pool.choose(call.Now)
 	k := c.pool.owed()
 	c.pool.mu.Unlock()
-	c.send(k)
+	c.send(k, call.Now)
 	return best
 }
 
 // send probes k different members.
-func (c *prequalChooser) send(k int) {
+func (c *prequalChooser) send(k int, now int64) {
 	if c.probe == nil || k == 0 {
 		return
 	}
 	d := newDraw(c.rand, len(c.members))
 	for range min(k, len(c.members)) {
 		i := d.next()
-		c.probe(c.members[i], c.timeout, &c.targets[i])
+		c.probe(c.members[i], now, c.timeout, &c.targets[i])
 	}
 }
 

@@ -314,8 +314,8 @@ func TestChoosersConcurrently(t *testing.T) {
 			members[i] = &Endpoint{}
 			members[i].set(&in)
 		}
-		answer := func(e *Endpoint, _ time.Duration, to Answerer) bool {
-			to.Answer(e, int64(time.Second), load.Report{RIF: int64(e.Weight()), Latency: 1e6}, true)
+		answer := func(e *Endpoint, now int64, _ time.Duration, to Answerer) bool {
+			to.Answer(e, now, int64(time.Second), load.Report{RIF: int64(e.Weight()), Latency: 1e6}, true)
 			return true
 		}
 		var rnd sync.Mutex

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,33 +20,47 @@ import (
 
 // Answerer hears what becomes of the probes that a [Strategy] sends with [Env.Probe].
 type Answerer interface {
-	// Answer is called once for every probe that was sent, from any goroutine and never within Probe, unless the policy
-	// is closed before. ok is false if no answer came in time, or none that says anything. now is the time of the
-	// receipt, as [Call.Now] tells it. It must not block.
-	Answer(e *Endpoint, now int64, r load.Report, ok bool)
+	// Answer is called for every probe that was sent, from any goroutine and never within Probe, unless the policy is
+	// closed before. ok is false if no answer came in time, or none that says anything. If the answer comes later, but
+	// within a second of the question, Answer is called once more, with what it says. sent and now are the times of the
+	// question and of the receipt, as [Call.Now] tells them. It must not block.
+	Answer(e *Endpoint, sent, now int64, r load.Report, ok bool)
 }
 
 // Prober is a sub-connection that knows how probes are answered, as those of a simulation do, which have no network.
 // One of gRPC's is none: there a probe is a call on the connection itself, to the service that package server offers
 // (server.Load).
 type Prober interface {
-	// Probe asks. answer is called once, later, with false if nothing came within the timeout.
+	// Probe asks. answer is called once, later, with false if nothing came within the timeout; it may be called once more
+	// if something comes after that.
 	Probe(timeout time.Duration, answer func(load.Report, bool))
 }
 
 const (
-	// maxProbers is how many goroutines of a policy wait for answers to probes. In a data center one of them gets some
-	// thousand answers a second, so all together send more than the calls of one channel ask for; servers that hang
-	// keep one each from its work, for a timeout.
+	// maxProbers is how many goroutines of a policy wait for answers to probes that are in time. In a data center one of
+	// them gets some thousand answers a second, so all together send more than the calls of one channel ask for; servers
+	// that hang keep one each from its work, for a timeout.
 	maxProbers = 16
 	// maxQueued is how many probes wait for a goroutine. One more is not sent: what it would say is old by the time.
 	maxQueued = 256
+	// patience is how long after the question an answer is still taken.
+	patience = time.Second
+	// maxOverdue is how many probes of a policy may be waited for beyond their timeout, one for each endpoint, with a
+	// goroutine each. One more is cancelled at its timeout.
+	maxOverdue = 256
+)
+
+// What Endpoint.probes says.
+const (
+	underWay = uint32(1) << iota // a probe is, and not yet overdue
+	overdue                      // one is that should have been answered by now
 )
 
 // inquiry is a probe to be sent.
 type inquiry struct {
 	e       *Endpoint
 	conn    *connection
+	sent    int64
 	timeout time.Duration
 	to      Answerer
 }
@@ -58,9 +73,11 @@ type prober struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	idle   atomic.Int32 // workers that wait for a probe
-	hired  atomic.Int32 // workers
+	hired  atomic.Int32 // workers, without those that wait for an overdue answer
+	late   atomic.Int32 // these
+	refuse sync.Once    // the log says once that probes are turned away
 
-	mu      sync.Mutex // orders hire and close
+	mu      sync.Mutex // orders hire, enter and close
 	closed  bool
 	workers sync.WaitGroup
 }
@@ -73,14 +90,14 @@ func (q *prober) open() {
 }
 
 // probe implements [Env.Probe]. It is on the path of a pick: it takes no lock, but to hire one of the first workers.
-func (q *prober) probe(e *Endpoint, timeout time.Duration, to Answerer) bool {
+func (q *prober) probe(e *Endpoint, now int64, timeout time.Duration, to Answerer) bool {
 	conn := e.conn.Load()
-	if conn == nil || conn.mute.Load() || e.asked.Load() || !e.asked.CompareAndSwap(false, true) {
+	if conn == nil || conn.mute.Load() || e.probes.Load()&underWay != 0 || e.probes.Or(underWay)&underWay != 0 {
 		return false
 	}
 	if sc, ok := conn.sc.(Prober); ok {
 		f := newFlight()
-		f.q, f.in = q, inquiry{e: e, conn: conn, timeout: timeout, to: to}
+		f.q, f.in = q, inquiry{e: e, conn: conn, sent: now, timeout: timeout, to: to}
 		sc.Probe(timeout, f.answer)
 		return true
 	}
@@ -88,10 +105,10 @@ func (q *prober) probe(e *Endpoint, timeout time.Duration, to Answerer) bool {
 	select {
 	case q.queue <- inquiry{e: e, conn: conn, timeout: timeout, to: to}: // by value: a pick allocates nothing
 	default:
-		e.asked.Store(false)
+		e.probes.And(^underWay)
 		return false
 	}
-	if int(q.idle.Load()) < len(q.queue) && q.hired.Load() < maxProbers {
+	if int(q.idle.Load()) < len(q.queue) {
 		q.hire()
 	}
 	return true
@@ -101,6 +118,7 @@ func (q *prober) probe(e *Endpoint, timeout time.Duration, to Answerer) bool {
 type flight struct {
 	q      *prober
 	in     inquiry
+	missed bool // it was told that nothing came in time
 	answer func(load.Report, bool)
 }
 
@@ -117,22 +135,50 @@ func newFlight() *flight {
 
 func (f *flight) land(r load.Report, ok bool) {
 	q, in := f.q, f.in
-	f.q, f.in = nil, inquiry{}
-	flights.Put(f)
+	switch {
+	case f.missed:
+		if ok {
+			q.tell(&in, r, true)
+		}
+		return
+	case !ok:
+		f.missed = true // it is not used again, since somebody may still come with its answer
+	default:
+		f.q, f.in = nil, inquiry{}
+		flights.Put(f)
+	}
 	q.answered(&in, r, ok)
 }
 
+// hire starts a worker, if there may be one more.
 func (q *prober) hire() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed || q.hired.Load() >= maxProbers {
+	if q.hired.Load() >= maxProbers {
 		return
 	}
-	q.hired.Add(1)
-	q.workers.Go(q.work)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.placeLocked() {
+		q.workers.Go(q.work)
+	}
 }
 
-// work sends probes until close.
+// placeLocked takes a worker's place, if one is free.
+func (q *prober) placeLocked() bool {
+	if q.closed || q.hired.Load() >= maxProbers {
+		return false
+	}
+	q.hired.Add(1)
+	return true
+}
+
+// rehired reports whether a worker whose place was given away has one again.
+func (q *prober) rehired() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.placeLocked()
+}
+
+// work sends probes until close, or until it has lost its place.
 func (q *prober) work() {
 	for {
 		q.idle.Add(1)
@@ -144,36 +190,123 @@ func (q *prober) work() {
 			if q.ctx.Err() != nil {
 				return
 			}
-			r, ok := q.send(&in)
-			q.answered(&in, r, ok)
+			if kept := q.send(in); !kept && !q.rehired() {
+				return
+			}
 		}
 	}
 }
 
-// send probes and waits.
-func (q *prober) send(in *inquiry) (load.Report, bool) {
+// errand is a probe on its way. Its end and its timeout race for settled.
+type errand struct {
+	in      inquiry
+	settled atomic.Bool
+}
+
+// send probes and waits. It is false if the worker has waited for so long that its place was given away.
+func (q *prober) send(in inquiry) (kept bool) {
 	ctx, cancel := context.WithCancel(q.ctx)
 	defer cancel()
-	defer q.p.clock.AfterFunc(in.timeout, cancel).Stop()
+	in.sent = q.p.clock.Now()
+	a := &errand{in: in}
+	defer q.p.clock.AfterFunc(in.timeout, func() {
+		if !q.postpone(a) {
+			cancel()
+		}
+	}).Stop()
+	defer q.p.clock.AfterFunc(max(patience, in.timeout), cancel).Stop()
 	reply := new(orcapb.OrcaLoadReport)
 	err := in.conn.line().Invoke(ctx, probe.Method, new(emptypb.Empty), reply)
 	r, ok := reportOf(reply)
 	ok = ok && err == nil && r.RIF >= 0
-	if err == nil && !ok || outcome.Code(err) == codes.Unimplemented {
+	if err == nil && !ok || q.refused(&in, err) {
 		in.conn.mute.Store(true) // until there is another process, which comes with another connection
 	}
-	return r, ok
+	if !a.settled.Swap(true) {
+		q.answered(&in, r, ok)
+		return true
+	}
+	in.e.probes.And(^overdue)
+	q.late.Add(-1)
+	if ok {
+		q.tell(&in, r, true)
+	}
+	return false
+}
+
+// refused reports whether err says that no probe will be answered: the server does not know of them, or lets nobody ask
+// who does not say who it is, which a probe cannot.
+func (q *prober) refused(in *inquiry, err error) bool {
+	code := outcome.Code(err)
+	switch code {
+	case codes.Unimplemented:
+		return true
+	case codes.Unauthenticated, codes.PermissionDenied:
+		q.refuse.Do(func() {
+			i := in.e.Instance()
+			slog.Warn("evenkeel: an instance turns probes of its load away, and is not asked again: let "+probe.Method+
+				" pass where calls are authenticated", "service", q.p.service, "instance", i.ID, "addr", i.Addr, "code", code)
+		})
+		return true
+	}
+	return false
+}
+
+// postpone says that the answer has not come in time, and lets its worker wait on, with another in its place. It is false
+// if too many do already.
+func (q *prober) postpone(a *errand) bool {
+	if !q.enter() {
+		return false
+	}
+	defer q.workers.Done()
+	switch {
+	case a.in.timeout >= patience:
+		return false
+	case a.in.e.probes.Or(overdue)&overdue != 0: // it has been waiting for an answer from there for longer
+		return false
+	case q.late.Add(1) <= maxOverdue && !a.settled.Swap(true):
+		q.hired.Add(-1)
+		if len(q.queue) > 0 {
+			q.hire()
+		}
+		q.answered(&a.in, load.Report{}, false)
+		return true
+	}
+	q.late.Add(-1)
+	a.in.e.probes.And(^overdue)
+	return false
+}
+
+// enter has close wait for the caller, until it says Done; false if the prober is closed.
+func (q *prober) enter() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.closed {
+		q.workers.Add(1)
+	}
+	return !q.closed
 }
 
 // answered lets the endpoint be probed again, and hands over what it said.
 func (q *prober) answered(in *inquiry, r load.Report, ok bool) {
-	in.e.asked.Store(false)
+	in.e.probes.And(^underWay)
+	q.tell(in, r, ok)
+}
+
+// tell hands over what an endpoint said, or that it did not.
+func (q *prober) tell(in *inquiry, r load.Report, ok bool) {
 	q.mu.Lock()
 	closed := q.closed
 	q.mu.Unlock()
-	if !closed {
-		in.to.Answer(in.e, q.p.clock.Now(), r, ok)
+	if closed {
+		return
 	}
+	if t := in.e.tally(); ok {
+		t.answered.Add(1)
+	} else {
+		t.unanswered.Add(1)
+	}
+	in.to.Answer(in.e, in.sent, q.p.clock.Now(), r, ok)
 }
 
 // close ends the probes under way. When it returns no goroutine is left, and no answer is delivered any more.

@@ -28,7 +28,7 @@ type replies struct {
 	now     int64
 }
 
-func (h *replies) Answer(e *Endpoint, now int64, r load.Report, ok bool) {
+func (h *replies) Answer(e *Endpoint, _, now int64, r load.Report, ok bool) {
 	h.now = now
 	if !ok {
 		h.failed++
@@ -56,11 +56,11 @@ func TestProbeOfLoad(t *testing.T) {
 	r.update(Config{}, fleet(4))
 	probe, h := r.p.prober.probe, new(replies)
 	for i, want := range []bool{true, true, true, false} { // the last has no connection
-		if got := probe(r.p.known[i], time.Second, h); got != want {
+		if got := probe(r.p.known[i], r.clock.Now(), time.Second, h); got != want {
 			t.Errorf("a probe of endpoint %d was sent: %v, want %v", i, got, want)
 		}
 	}
-	if probe(r.p.known[0], time.Second, h) {
+	if probe(r.p.known[0], r.clock.Now(), time.Second, h) {
 		t.Error("a second probe was sent while the first was under way")
 	}
 	if len(h.ids)+h.failed > 0 {
@@ -73,7 +73,7 @@ func TestProbeOfLoad(t *testing.T) {
 	if h.failed != 1 || h.now != r.clock.Now() {
 		t.Errorf("%d probes failed, want 1; it was %d, want %d", h.failed, h.now, r.clock.Now())
 	}
-	if !probe(r.p.known[0], time.Second, h) {
+	if !probe(r.p.known[0], r.clock.Now(), time.Second, h) {
 		t.Error("no probe was sent after the first was answered")
 	}
 	r.p.Close()
@@ -116,7 +116,7 @@ func loadServer(t *testing.T, answer func(context.Context) (*orcapb.OrcaLoadRepo
 // answers makes a channel of what an Answerer hears.
 type answers chan load.Report
 
-func (a answers) Answer(_ *Endpoint, _ int64, r load.Report, ok bool) {
+func (a answers) Answer(_ *Endpoint, _, _ int64, r load.Report, ok bool) {
 	if !ok {
 		r.RIF = -2
 	}
@@ -164,7 +164,7 @@ func TestProbeOverTheConnection(t *testing.T) {
 	conn, p, e := dial(t, addr)
 	heard := make(answers, 1)
 	for range 3 {
-		if !p.prober.probe(e, time.Minute, heard) {
+		if !p.prober.probe(e, 0, time.Minute, heard) {
 			t.Fatal("no probe was sent")
 		}
 		if r := <-heard; r.RIF != 7 || r.Latency != 5e6 || r.QPS != 2 {
@@ -172,7 +172,7 @@ func TestProbeOverTheConnection(t *testing.T) {
 		}
 	}
 	hang.Store(true)
-	if !p.prober.probe(e, time.Millisecond, heard) {
+	if !p.prober.probe(e, 0, time.Millisecond, heard) {
 		t.Fatal("no probe was sent")
 	}
 	if r := <-heard; r.RIF != -2 {
@@ -182,7 +182,7 @@ func TestProbeOverTheConnection(t *testing.T) {
 	case <-entered:
 	default:
 	}
-	if !p.prober.probe(e, time.Hour, heard) {
+	if !p.prober.probe(e, 0, time.Hour, heard) {
 		t.Fatal("no probe was sent after one that timed out")
 	}
 	<-entered
@@ -204,13 +204,13 @@ func TestProbeOfAServerWithoutIt(t *testing.T) {
 	} {
 		_, p, e := dial(t, loadServer(t, answer))
 		heard := make(answers, 1)
-		if !p.prober.probe(e, time.Minute, heard) {
+		if !p.prober.probe(e, 0, time.Minute, heard) {
 			t.Fatal("no probe was sent")
 		}
 		if r := <-heard; r.RIF != -2 {
 			t.Errorf("%s: the answer is %+v, want none", name, r)
 		}
-		if p.prober.probe(e, time.Minute, heard) {
+		if p.prober.probe(e, 0, time.Minute, heard) {
 			t.Errorf("%s: a second probe was sent", name)
 		}
 	}
@@ -229,7 +229,7 @@ func TestProbesAreBounded(t *testing.T) {
 	for range 2 * (maxProbers + maxQueued) {
 		twin := &Endpoint{child: e.child}
 		twin.conn.Store(e.conn.Load())
-		if p.prober.probe(twin, time.Hour, make(answers, 1)) {
+		if p.prober.probe(twin, 0, time.Hour, make(answers, 1)) {
 			sent++
 		}
 	}
@@ -243,18 +243,19 @@ func TestProbesAreBounded(t *testing.T) {
 
 // TestProbeAllocsNothing: to send a probe is part of a pick. What its worker does later is a call's work.
 func TestProbeAllocsNothing(t *testing.T) {
-	for name, sc := range map[string]gbalancer.SubConn{"over the network": unprobed{}, "in a simulation": deaf{}} {
+	for name, sc := range map[string]gbalancer.SubConn{"over the network": unprobed{}, "in a simulation": prompt{}} {
 		q := &prober{p: &policy{clock: &fakeClock{now: start}}}
 		q.hired.Store(maxProbers) // nobody takes from the queue
 		endpoints := make([]*Endpoint, 0, 102)
 		for range cap(endpoints) {
 			e := new(Endpoint)
 			e.conn.Store(&connection{sc: sc})
+			e.tally() // which the first answer makes
 			endpoints = append(endpoints, e)
 		}
-		h, sent := new(replies), 0
+		h, sent := make(notices, cap(endpoints)), 0
 		n := testing.AllocsPerRun(len(endpoints)-2, func() {
-			if q.probe(endpoints[sent], time.Second, h) {
+			if q.probe(endpoints[sent], 0, time.Second, h) {
 				sent++
 			}
 		})
@@ -270,7 +271,7 @@ func TestProbeAllocsNothing(t *testing.T) {
 // unprobed is a connection that is no [Prober].
 type unprobed struct{ gbalancer.SubConn }
 
-// deaf is one whose probes are answered at once with nothing, which a real Prober does later.
-type deaf struct{ gbalancer.SubConn }
+// prompt is one whose probes are answered at once, which a real Prober does later.
+type prompt struct{ gbalancer.SubConn }
 
-func (deaf) Probe(_ time.Duration, answer func(load.Report, bool)) { answer(load.Report{}, false) }
+func (prompt) Probe(_ time.Duration, answer func(load.Report, bool)) { answer(load.Report{}, true) }

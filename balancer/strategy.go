@@ -41,12 +41,12 @@ type Env struct {
 	Rand func() uint64
 	// now is the time, for a chooser that depends on it; nil in a test of the strategy alone.
 	now func() int64
-	// Probe asks a member how busy it is, and returns without waiting for the answer, which to hears. It is for Choose
-	// and whatever follows from it, not for Build; safe for concurrent use. It is false, and nobody hears anything, if
-	// the member has no connection or does not know of probes (that takes server.Load, or the like, there), if one of
-	// its probes is under way, and if so many wait that this one would come too late. It is nil where nothing can be
-	// probed, as in a test of the strategy alone.
-	Probe func(e *Endpoint, timeout time.Duration, to Answerer) bool
+	// Probe asks a member how busy it is, and returns without waiting for the answer, which to hears. now is [Call.Now].
+	// It is for Choose and whatever follows from it, not for Build; safe for concurrent use. It is false, and nobody
+	// hears anything, if the member has no connection or does not know of probes (that takes server.Load, or the like,
+	// there), if one of its probes is under way that is not overdue, and if so many wait that this one would come too
+	// late. It is nil where nothing can be probed, as in a test of the strategy alone.
+	Probe func(e *Endpoint, now int64, timeout time.Duration, to Answerer) bool
 }
 
 // Chooser chooses among the members of one candidate set. It is called for every call from many goroutines at

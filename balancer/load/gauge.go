@@ -3,18 +3,20 @@ package load
 import (
 	"math"
 	"sync/atomic"
+	"time"
 )
 
 // Gauge is what an endpoint is known to be busy with: the last [Report] of its server, how old that is, how many of
-// this client's own calls it contained, and how often calls there failed lately.
+// this client's own calls it contained, how often calls there failed lately, and how long its answers to probes take.
 //
-// The zero value knows nothing and is ready. It is safe for concurrent use, without a lock: its three words are read and
+// The zero value knows nothing and is ready. It is safe for concurrent use, without a lock: its four words are read and
 // written one by one, so a reader may see a new figure of one beside an old one of another, as if the report had come in
 // parts. It must not be copied after its first use.
 type Gauge struct {
 	rif     atomic.Uint64 // RIF and own calls in flight, 16 bits each, and the tick of the report; 0 before the first
 	latency atomic.Uint64 // mean latency and the part of failures that the server reports, both as float32
 	failed  atomic.Uint64 // part of this client's calls that failed, as float32, and the tick of the last
+	answers atomic.Int64  // how long answers to probes take, a mean in nanoseconds; 0 before the first
 }
 
 const (
@@ -26,6 +28,9 @@ const (
 	failing = 1.0 / 8
 	// averse is from which part of failures on a server is to be avoided.
 	averse = 0.2
+	// slowness is the weight of one answer in how long answers take: one that waited for a pause to end does not give the
+	// server much more time for the next.
+	slowness = 1.0 / 8
 	// forgets is the mean lifetime of failures, for an endpoint that gets no calls any more because of them.
 	forgets = 5e9
 )
@@ -105,5 +110,27 @@ func (g *Gauge) Averse(now int64) bool {
 	return math.Float32frombits(uint32(g.latency.Load())) > averse
 }
 
-// Lost says that the server did not answer when it was asked: what it said before may not hold any more.
-func (g *Gauge) Lost() { g.rif.Store(0) }
+// Lost says that the server did not answer when it was asked at sent: what it said before may not hold any more. What it
+// said since with the answers to calls does.
+func (g *Gauge) Lost(sent int64) {
+	word := g.rif.Load()
+	if word != 0 && int32(uint32(sent>>tick)-uint32(word)) >= 0 {
+		g.rif.CompareAndSwap(word, 0)
+	}
+}
+
+// Answered takes into account how long the answer to a probe took, in nanoseconds.
+func (g *Gauge) Answered(took int64) {
+	took = max(took, 1)
+	mean := g.answers.Load()
+	if mean == 0 {
+		mean = took
+	}
+	g.answers.Store(max(mean+int64(slowness*float64(took-mean)), 1)) // one of two at once is lost, which a mean can bear
+}
+
+// Patience is how long to wait for the answer to a probe: least, or twice what answers take if that is longer, but no
+// longer than most.
+func (g *Gauge) Patience(least, most time.Duration) time.Duration {
+	return max(least, min(2*time.Duration(g.answers.Load()), most))
+}

@@ -41,10 +41,40 @@ func TestGaugeRIF(t *testing.T) {
 	if _, age := g.RIF(begin+s, 0); age < s-2*ms {
 		t.Errorf("a report that does not say how many are in flight made the age %d, want it to stay", age)
 	}
-	g.Lost()
+	g.Lost(begin - 10*ms)
+	if _, age := g.RIF(begin, 0); age < 0 {
+		t.Error("a report that came after the question of a lost probe was lost with it")
+	}
+	g.Lost(begin + s)
 	if _, age := g.RIF(begin, 0); age >= 0 {
 		t.Errorf("after the server did not answer its report is %d ns old, want none", age)
 	}
+}
+
+// TestGaugePatience: who usually takes longer gets more time for an answer, within bounds; one slow answer does little.
+func TestGaugePatience(t *testing.T) {
+	var g load.Gauge
+	wait := func(what string, want time.Duration) {
+		t.Helper()
+		if got := g.Patience(20*time.Millisecond, time.Second); got.Round(time.Millisecond) != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	wait("before the first answer", 20*time.Millisecond)
+	g.Answered(30 * ms)
+	wait("the first took 30 ms", 60*time.Millisecond)
+	for range 100 {
+		g.Answered(ms)
+	}
+	wait("a hundred took 1 ms", 20*time.Millisecond)
+	g.Answered(81 * ms)
+	wait("one in a hundred took 81 ms", 22*time.Millisecond)
+	for range 100 {
+		g.Answered(10 * s)
+	}
+	wait("a hundred took 10 s", time.Second)
+	g.Answered(-s) // a clock that went backwards
+	wait("and one minus a second", time.Second)
 }
 
 // TestGaugeLatency is a mean over reports, the first of which counts whole.

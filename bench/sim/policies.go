@@ -40,10 +40,13 @@ func outliers() []lb.Maker {
 
 func hashPolicies() []lb.Maker { return []lb.Maker{baseline.RingHash()} }
 
-// limits are on what servers take, all under one balancer.
+// limits are on what servers take, all under one balancer, and ours under those that hear of it from the servers.
 func limits() []lb.Maker {
 	under := baseline.LeastRequest()
-	return append(baseline.Limits(under), real.WithLimit(under, "evenkeel_limit", ratelimit.Adaptive{}))
+	return append(baseline.Limits(under),
+		real.WithLimit(under, "evenkeel_limit", ratelimit.Adaptive{}),
+		real.WithLimit(real.New("", balancer.Config{Strategy: balancer.Prequal{}}), "evenkeel/prequal+limit", ratelimit.Adaptive{}),
+		real.WithLimit(real.New("", balancer.Config{Strategy: balancer.Keel{}}), "evenkeel/keel+limit", ratelimit.Adaptive{}))
 }
 
 // retries are over one balancer.
