@@ -317,8 +317,8 @@ func TestLimitCountsOnce(t *testing.T) {
 	}
 }
 
-// TestOmniscientKnowsFailures: a server that fails half of its calls at once draws none, and one that fails few and is
-// fast enough does.
+// TestOmniscientKnowsFailures: a server that fails half of its calls at once draws none, and one that fails very few
+// and is fast enough does.
 func TestOmniscientKnowsFailures(t *testing.T) {
 	w := newWorld(t).seed(1)
 	w.truths = map[int]lb.Truth{
@@ -329,8 +329,23 @@ func TestOmniscientKnowsFailures(t *testing.T) {
 	if s, _ := b.Pick(call); s != 1 {
 		t.Error("a call goes where half of them fail")
 	}
-	w.truths[0] = lb.Truth{Up: true, Finish: millisecond, Fail: 0.01}
+	w.truths[0] = lb.Truth{Up: true, Finish: millisecond, Fail: 0.00001}
 	if s, _ := b.Pick(call); s != 0 {
-		t.Error("a call goes where it takes 100 ms, not where it takes 1 and one in a hundred fails within a second")
+		t.Error("a call goes where it takes 100 ms, not where it takes 1 and one in 100,000 fails within a second")
+	}
+}
+
+// TestOmniscientHarmsNobody: where a call ends first is not where it goes if others pay more for that.
+func TestOmniscientHarmsNobody(t *testing.T) {
+	w := newWorld(t).seed(1)
+	b := w.make(Omniscient(), 0, 1)
+	for _, c := range []struct {
+		harm float64
+		want int
+	}{{0, 0}, {fourth(19 * millisecond), 0}, {fourth(20 * millisecond), 1}} {
+		w.truths = map[int]lb.Truth{0: {Up: true, Finish: 10 * millisecond, Harm: c.harm}, 1: {Up: true, Finish: 20 * millisecond}}
+		if s, _ := b.Pick(&lb.Call{Deadline: second}); s != c.want {
+			t.Errorf("harm %v: server %d, want %d", c.harm, s, c.want)
+		}
 	}
 }

@@ -70,6 +70,9 @@ type Truth struct {
 	RIF int
 	// Finish is how long a request of average work would take that arrived now, if nothing else came.
 	Finish int64
+	// Harm is by how much that request would raise the sum of the fourth powers of the latencies, in nanoseconds, of
+	// those that the server has. It is 0 where nobody is slowed down: a core is idle, or newcomers wait at the end.
+	Harm float64
 	// Fail is the part of the requests that it fails.
 	Fail float64
 }

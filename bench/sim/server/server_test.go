@@ -342,6 +342,43 @@ func TestTruth(t *testing.T) {
 	}
 }
 
+// TestHarm: what the forecast says that a request does to the others is what it does. It is exact while they all have the
+// same rest, which is not longer than the newcomer.
+func TestHarm(t *testing.T) {
+	sum := func(n int, cfg Config, w float64) (total, told float64) {
+		sim := engine.New()
+		s, e := New(sim, cfg), newEnds(sim)
+		var all []*Request
+		for range n {
+			r := &Request{Work: 10e6, Owner: e, Luck: 0.5}
+			s.Start(r)
+			all = append(all, r)
+		}
+		began := sim.Now()
+		sim.Run(began + 2e6)
+		told = s.Truth(10e6).Harm
+		if w > 0 {
+			s.Start(&Request{Work: w, Owner: e, Luck: 0.5})
+		}
+		sim.Run(1e9)
+		for _, r := range all {
+			total += math.Pow(float64(e.at[r]-began), 4)
+		}
+		return total, told
+	}
+	for _, c := range []struct {
+		n   int
+		cfg Config
+	}{{0, Config{Cores: 2}}, {1, Config{Cores: 2}}, {2, Config{Cores: 2}}, {2, Config{Cores: 2.5}}, {6, Config{Cores: 4, Speed: 1.5}},
+		{20, Config{Cores: 3, Speed: 0.5}}, {6, Config{Workers: 2}}} {
+		before, told := sum(c.n, c.cfg, 0)
+		after, _ := sum(c.n, c.cfg, 10e6)
+		if got := after - before; math.Abs(got-told) > 1e-4*after {
+			t.Errorf("%d on %+v: %g more, forecast %g", c.n, c.cfg, got, told)
+		}
+	}
+}
+
 func TestDownAndHungAnswerNoProbe(t *testing.T) {
 	sim := engine.New()
 	for name, do := range map[string]func(*Server){
