@@ -61,6 +61,9 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 func (k *picker) measured(info gbalancer.PickInfo, set *candidates, rec *callctx.Record) (gbalancer.PickResult, bool) {
 	ask := asking(rec)
 	ask.Now = k.p.clock.Now()
+	if set.zones != nil {
+		set, _ = set.zones.parts(set.rand())
+	}
 	e := set.member(set.chooser.Choose(ask))
 	sc := e.subConn()
 	if sc == nil || e.phase() != healthy {

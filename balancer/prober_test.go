@@ -84,7 +84,7 @@ func TestProbeOfLoad(t *testing.T) {
 }
 
 // loadServer answers probes the way server.Load does, or as told.
-func loadServer(t *testing.T, answer func(context.Context) (*orcapb.OrcaLoadReport, error)) string {
+func loadServer(t testing.TB, answer func(context.Context) (*orcapb.OrcaLoadReport, error)) string {
 	t.Helper()
 	s := grpc.NewServer()
 	if answer != nil {
@@ -124,7 +124,7 @@ func (a answers) Answer(_ *Endpoint, _, _ int64, r load.Report, ok bool) {
 }
 
 // dial is a real channel of this policy to one address, connected, and its only endpoint.
-func dial(t *testing.T, addr string) (*grpc.ClientConn, *policy, *Endpoint) {
+func dial(t testing.TB, addr string) (*grpc.ClientConn, *policy, *Endpoint) {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithDefaultServiceConfig(ServiceConfig(Config{})),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -275,3 +275,18 @@ type unprobed struct{ gbalancer.SubConn }
 type prompt struct{ gbalancer.SubConn }
 
 func (prompt) Probe(_ time.Duration, answer func(load.Report, bool)) { answer(load.Report{}, true) }
+
+// BenchmarkProbe is a probe over loopback, both sides of it, one after another: what a pick that sends one asks for.
+func BenchmarkProbe(b *testing.B) {
+	said := &orcapb.OrcaLoadReport{NamedMetrics: map[string]float64{probe.RIF: 7, probe.Latency: 5e6}}
+	addr := loadServer(b, func(context.Context) (*orcapb.OrcaLoadReport, error) { return said, nil })
+	_, p, e := dial(b, addr)
+	heard := make(answers, 1)
+	b.ReportAllocs()
+	for range b.N {
+		if !p.prober.probe(e, p.clock.Now(), time.Minute, heard) {
+			b.Fatal("no probe was sent")
+		}
+		<-heard
+	}
+}

@@ -28,7 +28,7 @@ type candidates struct {
 	none *absence
 	// plain: there are members, nobody is to be probed, is kept in or has a reduced share, no zone is preferred, the ends
 	// of calls can be judged without knowing the calls, and their keys are in their records. measured is the same for a
-	// strategy that measures, or if calls are timed.
+	// strategy that measures, or if calls are timed, and a zone may be preferred.
 	plain, measured bool
 	// zones divides the set where the client's zone is preferred; nil if there is nothing to prefer.
 	zones *zones
@@ -186,8 +186,8 @@ func (r *route) rebuild(p *policy) {
 	}
 	set.build(p, previous)
 	r.divide(p, previous, matched)
-	if set.zones == nil && !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
-		set.plain, set.measured = p.settings.plain, p.settings.timed
+	if !set.limited && len(set.probes)+len(set.kept) == 0 && p.settings.keyFrom == "" {
+		set.plain, set.measured = p.settings.plain, p.settings.timed // where a zone is preferred, calls are timed
 	}
 }
 

@@ -125,7 +125,8 @@ func (c *Channel) Answer() {
 		return
 	}
 	for s := c.asked.Swap(nil); s != nil; {
-		below, answer := s.below, s.answer // once it is answered, it may be asked again
+		below, answer := s.below, s.answer
+		s.below, s.answer = nil, nil // once it is answered, it may be asked again
 		answer(answerOf(s.index), true)
 		s = below
 	}
