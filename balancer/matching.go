@@ -19,11 +19,12 @@ import (
 type matching struct {
 	servers []claimant
 	ring    *ring
-	sizes   []int      // by client: how many servers it gets
-	caps    []int      // by server: how many clients it takes
-	kept    [][]suitor // by server
-	asked   []uint32   // by client: how many servers it has asked
-	has     []int      // by client: how many keep it
+	sizes   []int               // by client: how many servers it gets
+	caps    []int               // by server: how many clients it takes
+	kept    [][]suitor          // by server
+	asked   []uint32            // by client: how many servers it has asked
+	has     []int               // by client: how many keep it
+	pairs   map[uint64]struct{} // who is kept by whom
 }
 
 // suitor is a client that a server keeps.
@@ -89,6 +90,7 @@ func match(servers []claimant, clients, size int) *matching {
 	m := &matching{
 		servers: servers, ring: newRing(servers), sizes: make([]int, clients), caps: make([]int, len(servers)),
 		kept: make([][]suitor, len(servers)), asked: make([]uint32, clients), has: make([]int, clients),
+		pairs: make(map[uint64]struct{}, clients*size),
 	}
 	t := termsFor(clients, size, len(servers))
 	for c := range m.sizes {
@@ -98,7 +100,7 @@ func match(servers []claimant, clients, size int) *matching {
 		m.caps[i] = whole(t.capacity, mix(s.skip))
 	}
 	// Where nearly every client has nearly every server, the last one may look for a place for ever.
-	patience := uint32(64*len(servers) + 1024)
+	patience := uint32(8*len(servers) + 1024)
 	var displaced []int32
 	for c := range int32(clients) {
 		displaced = append(displaced, c)
@@ -133,31 +135,30 @@ func whole(x float64, hash uint64) int {
 func (m *matching) ask(c int32) int32 {
 	s := m.ring.at(mix(mix(uint64(c)+golden) + uint64(m.asked[c])*golden))
 	m.asked[c]++
-	kept := m.kept[s]
 	rank := mix(m.servers[s].offset ^ mix(uint64(c)))
-	least := 0
-	for i, k := range kept {
-		if k.client == c {
-			return -1
-		}
-		if k.rank < kept[least].rank {
-			least = i
-		}
-	}
-	if len(kept) < m.caps[s] {
-		m.kept[s] = append(kept, suitor{rank, c})
-		m.has[c]++
+	kept := m.kept[s]
+	if len(kept) >= m.caps[s] && kept[0].rank >= rank { // full of others, or of others and c
 		return -1
 	}
-	if kept[least].rank >= rank {
+	if _, again := m.pairs[pairOf(c, s)]; again {
 		return -1
 	}
-	loser := kept[least].client
-	kept[least] = suitor{rank, c}
+	m.pairs[pairOf(c, s)] = struct{}{}
 	m.has[c]++
+	if len(kept) < m.caps[s] {
+		m.kept[s] = rise(append(kept, suitor{rank, c}))
+		return -1
+	}
+	loser := kept[0].client
+	kept[0] = suitor{rank, c}
+	sink(kept)
+	delete(m.pairs, pairOf(loser, s))
 	m.has[loser]--
 	return loser
 }
+
+// pairOf is a key for client c at server s.
+func pairOf(c int32, s uint32) uint64 { return uint64(c)<<32 | uint64(s) }
 
 // squeeze gives c a place beyond the capacity of a server that does not have it: the one with the fewest clients.
 func (m *matching) squeeze(c int32) {
@@ -166,20 +167,49 @@ func (m *matching) squeeze(c int32) {
 		if best >= 0 && len(kept) >= len(m.kept[best]) {
 			continue
 		}
-		if !slices.ContainsFunc(kept, func(k suitor) bool { return k.client == c }) {
+		if _, has := m.pairs[pairOf(c, uint32(s))]; !has {
 			best = s
 		}
 	}
-	m.kept[best] = append(m.kept[best], suitor{math.MaxUint64, c})
+	m.kept[best] = rise(append(m.kept[best], suitor{math.MaxUint64, c}))
 	m.caps[best] = max(m.caps[best], len(m.kept[best]))
+	m.pairs[pairOf(c, uint32(best))] = struct{}{}
 	m.has[c]++
+}
+
+// A server's suitors are a heap with the least preferred one first: with many clients and few servers a server keeps
+// thousands.
+
+// rise puts the last one of h where it belongs.
+func rise(h []suitor) []suitor {
+	for i := len(h) - 1; i > 0 && h[i].rank < h[(i-1)/2].rank; i = (i - 1) / 2 {
+		h[i], h[(i-1)/2] = h[(i-1)/2], h[i]
+	}
+	return h
+}
+
+// sink puts the first one of h where it belongs.
+func sink(h []suitor) {
+	for i := 0; ; {
+		least := i
+		for child := 2*i + 1; child <= 2*i+2 && child < len(h); child++ {
+			if h[child].rank < h[least].rank {
+				least = child
+			}
+		}
+		if least == i {
+			return
+		}
+		h[i], h[least] = h[least], h[i]
+		i = least
+	}
 }
 
 // of lists the servers that keep client c, by rank.
 func (m *matching) of(c int) []int {
 	servers := make([]int, 0, m.sizes[c])
-	for s, kept := range m.kept {
-		if slices.ContainsFunc(kept, func(k suitor) bool { return int(k.client) == c }) {
+	for s := range m.kept {
+		if _, ok := m.pairs[pairOf(int32(c), uint32(s))]; ok {
 			servers = append(servers, s)
 		}
 	}

@@ -42,7 +42,8 @@ type Subset struct {
 	Clients int `json:"clients,omitempty"`
 }
 
-// maxMatching bounds Clients times Size, and by that the time of a change of the instances to a second.
+// maxMatching bounds Clients times Size, and by that the time of a change of the instances to a second or two; only sizes
+// of thousands that leave out next to none take longer.
 const maxMatching = 1 << 20
 
 func (s Subset) validate() error {
