@@ -278,6 +278,50 @@ func pushbackOf(f *fleet, k kind) string {
 	return fmt.Sprint(trailer[pushbackKey])
 }
 
+// TestRetriesHelp: while most retries succeed, what fails in spite of them is for those further up to try again.
+func TestRetriesHelp(t *testing.T) {
+	for _, tt := range []struct {
+		k kind
+		p Policy
+	}{
+		{unaryKind, Policy{}},
+		{unaryKind, Policy{Hedge: Hedge{Delay: time.Second}}},
+		{serverKind, Policy{}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			tt.p.ChainStop, tt.p.Budget = true, budget(t, 1000, 0)
+			var outage atomic.Bool
+			b := newFleet(t, 1, roundRobin, newTest(t, Config{Policy: tt.p}), func(i int, _ kind, s grpc.ServerStream) error {
+				if outage.Load() || PreviousAttempts(s.Context()) == 0 {
+					return errDown
+				}
+				return echo(i, s)
+			}).warm()
+			defer b.close()
+			f := newFleet(t, 1, roundRobin, nil, func(_ int, _ kind, s grpc.ServerStream) error {
+				text, err := b.exchange(s.Context(), tt.k, tt.k.declared())
+				if err != nil {
+					return err
+				}
+				return send(s, text)
+			}).warm()
+			defer f.close()
+			calls := func(n int) (last string) {
+				for range n {
+					last = pushbackOf(f, unaryKind)
+				}
+				return last
+			}
+			calls(40)
+			outage.Store(true)
+			first, later := calls(1), calls(40)
+			if first != "[]" || later != "[-1]" {
+				t.Errorf("%v, hedging %v: the pushback is %s at first and %s later, want [] and [-1]", tt.k, tt.p.Hedge.Delay, first, later)
+			}
+		})
+	}
+}
+
 // TestStreamsPassItOn: a stream that no attempt can follow passes on all the same that nobody is to try again.
 func TestStreamsPassItOn(t *testing.T) {
 	for _, k := range kinds {

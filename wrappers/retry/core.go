@@ -130,18 +130,41 @@ func (p *progress) failed(f failure) {
 }
 
 // endsChain reports whether nobody further up is to repeat the call either, which ends in failure because of why: it got
-// through and was repeated as often as the limits and the budget let it be, or those below say that nobody is to. What
-// never got through, or what this layer was not to repeat, is for those further up to try again. ADR-0026.
-func (p *progress) endsChain(l *limits, why Reason) bool {
+// through and was repeated as often as the limits and the budget let it be, and retries do not help just now; or those
+// below say that nobody is to. What never got through, or what this layer was not to repeat, is for those further up to
+// try again. ADR-0026.
+func (p *progress) endsChain(l *limits, why Reason, e experience) bool {
 	switch why {
 	case PushedBack:
 		return true
 	case Exhausted:
-		return p.reached && l.maxAttempts > 1
+		return p.reached && l.maxAttempts > 1 && !e.helps()
 	case OverBudget, NoTime, Forbidden:
-		return p.reached
+		return p.reached && !e.helps()
 	}
 	return false
+}
+
+// experience is what share of the last few dozen retries succeeded. Its zero value has none, and expects nothing.
+type experience float64
+
+// add takes account of one retry.
+func (e *experience) add(succeeded bool) {
+	const memory = 32
+	if succeeded {
+		*e += (1 - *e) / memory
+	} else {
+		*e -= *e / memory
+	}
+}
+
+// helps reports whether more retries succeed than not. In an outage hardly one does, and where single attempts fail by
+// chance most do: then those further up may try again what this layer cannot, for want of attempts or of budget.
+func (e experience) helps() bool { return e > 0.5 }
+
+// vain reports whether f, which ended a retry, is the same trouble as before.
+func (l *limits) vain(f failure, idempotent bool) bool {
+	return f.push == stayAway || l.retryable(f, idempotent)
 }
 
 // decision is what follows a failed attempt.

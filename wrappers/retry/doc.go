@@ -39,8 +39,8 @@
 //
 // A chain of services multiplies retries: four layers of 3 attempts are 81. With ChainStop in the policies of the calls
 // that handlers make, and this package's interceptors on the servers, the layer next to the failure retries, and tells
-// those above, by the pushback that every gRPC client obeys, not to repeat what it gave up on. A service that is
-// answering a retry makes one attempt per call.
+// those above, by the pushback that every gRPC client obeys, not to repeat what it gave up on, unless most retries
+// succeed. A service that is answering a retry makes one attempt per call.
 //
 // It costs a call that succeeds one allocation, of 160 bytes where evenkeel's balancer picks and 224 elsewhere, and
 // about a tenth of a microsecond, and no goroutine.

@@ -183,10 +183,11 @@ func (r *race) ended(a *attempt, err error) {
 	}
 }
 
-// learnLocked records how long the first attempt took, now that the call has succeeded. One that a hedge overtook
+// learnLocked records that a retry helped or how long the first attempt took, now that the call has succeeded. One that a hedge overtook
 // has taken that long at least, and leaving it out would have the quantile sink with every hedge, and so hedge more.
 func (r *race) learnLocked(now int64) {
 	if r.first.number() != 1 {
+		r.c.m.retried(true)
 		return
 	}
 	for _, a := range r.c.attempts {

@@ -146,6 +146,8 @@ func (c *call) round() (failure, error) {
 	}
 	if a.number() == 1 {
 		c.m.succeeded(c.r.clock, &a.attempt, c.cc)
+	} else {
+		c.m.retried(true)
 	}
 	return failure{}, nil
 }

@@ -118,8 +118,9 @@ type history struct {
 
 	retries, hedges, hedgesWon, gaveUp, refused atomic.Int64
 
-	mu        sync.Mutex // guards latencies; nothing else is locked or called under it
-	latencies *window
+	mu         sync.Mutex // guards what follows; nothing else is locked or called under it
+	latencies  *window
+	experience experience
 }
 
 // Of a calm method one call of sampleEvery is measured; after a failure, or at first, the next timedAfter all are.
@@ -142,6 +143,20 @@ func (h *history) begin() (timed bool) {
 
 // trouble has the next calls measured.
 func (h *history) trouble() { h.timedUntil.Store(h.calls.Load() + timedAfter) }
+
+// retried takes account of how a retry ended.
+func (h *history) retried(succeeded bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.experience.add(succeeded)
+}
+
+// experienced is how retries have ended lately.
+func (h *history) experienced() experience {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.experience
+}
 
 // record adds the latency of a first attempt.
 func (h *history) record(now, latency int64) {

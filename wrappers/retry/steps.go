@@ -58,6 +58,7 @@ type Steps struct {
 	deadline int64
 	began    int64 // the first attempt
 	hedges   int
+	retrying bool   // an attempt failed, and another followed
 	why      Reason // there is no further attempt
 }
 
@@ -104,6 +105,9 @@ func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 		f.push = stayAway
 	}
 	s.progress.failed(f)
+	if s.retrying && s.limits.vain(f, c.rules.idempotent) {
+		c.history.retried(false)
+	}
 	d := s.progress.next(&s.limits, f, c.rules.idempotent,
 		moment{now: now, deadline: s.deadline, typical: c.history.typical(now), draw: c.random()})
 	if d.retry && !c.rules.budget.withdraw() {
@@ -113,7 +117,7 @@ func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 	if !d.retry {
 		return 0, d.why
 	}
-	s.hedges = 0
+	s.hedges, s.retrying = 0, true
 	return d.wait, ""
 }
 
@@ -121,11 +125,14 @@ func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 // repeat it either: [Policy].ChainStop says when.
 func (s *Steps) EndsChain() bool {
 	r := s.core.rules
-	return r.chainStop && !r.dryRun && s.progress.endsChain(&s.limits, s.why)
+	return r.chainStop && !r.dryRun && s.progress.endsChain(&s.limits, s.why, s.core.history.experienced())
 }
 
 // Succeeded ends the call. Its first attempt teaches how long attempts take, at least so long if another overtook it.
 func (s *Steps) Succeeded() {
+	if s.retrying {
+		s.core.history.retried(true)
+	}
 	if s.progress.attempts == 1+s.hedges {
 		now := s.core.clock.Now()
 		s.core.history.record(now, now-s.began)

@@ -113,6 +113,63 @@ func TestStepsEndChain(t *testing.T) {
 	}
 }
 
+// TestStepsExperience: those further up may repeat what this layer cannot while most retries help, and only then.
+func TestStepsExperience(t *testing.T) {
+	b, err := retry.NewBudget(1000, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	down := retry.Failure{Code: codes.Unavailable}
+	core, _ := core(t, retry.Policy{Idempotent: true, ChainStop: true, Budget: b})
+	// call ends as its attempts do, the last of them repeatedly; nothing means well.
+	call := func(attempts ...retry.Failure) *retry.Steps {
+		s := core.Begin(0, false)
+		for i := 0; ; i++ {
+			s.Began()
+			f := attempts[min(i, len(attempts)-1)]
+			if f == (retry.Failure{}) {
+				s.Succeeded()
+				return s
+			}
+			if _, why := s.Failed(f); why != "" {
+				return s
+			}
+		}
+	}
+	many := func(attempts ...retry.Failure) {
+		for range 60 {
+			call(attempts...)
+		}
+	}
+	notFound, stop, well := retry.Failure{Code: codes.NotFound}, retry.Failure{Code: codes.Unavailable, Stop: true}, retry.Failure{}
+	for _, step := range []struct {
+		what   string
+		before []retry.Failure // 60 calls of this kind
+		ends   bool            // whether it then ends the chain that three attempts fail
+	}{
+		{"first attempts say nothing", []retry.Failure{well}, true},
+		{"retries help", []retry.Failure{down, well}, false},
+		{"an answer to a retry says nothing against them", []retry.Failure{down, notFound}, false},
+		{"retries fail", []retry.Failure{down}, true},
+		{"retries help again", []retry.Failure{down, well}, false},
+		{"retries are not wanted", []retry.Failure{down, stop}, true},
+	} {
+		many(step.before...)
+		if got := call(down).EndsChain(); got != step.ends {
+			t.Errorf("%s: ends the chain: %v, want %v", step.what, got, step.ends)
+		}
+		late := core.Begin(int64(10*time.Millisecond), false)
+		late.Began()
+		if _, why := late.Failed(down); why != retry.NoTime || late.EndsChain() != step.ends {
+			t.Errorf("%s: a late call ended because of %q, and the chain: %v, want %q, %v", step.what, why, late.EndsChain(),
+				retry.NoTime, step.ends)
+		}
+		if !call(stop).EndsChain() {
+			t.Errorf("%s: a stop is not passed on", step.what)
+		}
+	}
+}
+
 // TestStepsBudget: while everything fails, calls are tried again as often as the budget pays for, on the given clock.
 func TestStepsBudget(t *testing.T) {
 	b, err := retry.NewBudget(10, 0)

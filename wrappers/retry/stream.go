@@ -314,6 +314,9 @@ func (s *stream) deliver(a *streamAttempt) bool {
 	}
 	s.settled.Store(true)
 	s.fixAndUnlock()
+	if a.number() > 1 {
+		s.m.retried(true)
+	}
 	return true
 }
 

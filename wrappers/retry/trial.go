@@ -95,6 +95,9 @@ func (t *trial) failed(a *attempt, err error) failure {
 
 func (t *trial) note(a *attempt, err error, f failure, now int64) {
 	t.progress.failed(f)
+	if a.number() > 1 && a.hedge() == nil && t.limits.vain(f, t.idempotent()) {
+		t.m.retried(false)
+	}
 	t.attempts = append(t.attempts, a.report(now, err, f))
 	t.tried.Add(a.room.Call().Picked())
 	t.m.trouble()
@@ -123,7 +126,7 @@ func (t *trial) moment(now int64) moment {
 
 // giveUp ends the call with err. What was not retried because nobody would want it keeps its error as it is.
 func (t *trial) giveUp(err error, why Reason) error {
-	if t.progress.endsChain(&t.limits, why) {
+	if t.rules.chainStop && t.progress.endsChain(&t.limits, why, t.m.experienced()) {
 		t.endChain(err)
 	}
 	if t.waited { // the caller may not be there to hear, but interceptors further out are
