@@ -212,7 +212,7 @@ func (c *keelChooser) Choose(call Call) int {
 		}
 	}
 	if best < 0 {
-		best = c.pair(call.Now)
+		best = c.pair()
 	}
 	c.note(best)
 	return best
@@ -330,10 +330,9 @@ func (c *keelChooser) look(i int, now int64, limit, usual float64) (prospect, bo
 }
 
 // pair is the choice by what this client has seen itself, as [PeakEWMA] makes it.
-func (c *keelChooser) pair(now int64) int {
+func (c *keelChooser) pair() int {
 	best, other := pair(c.rand(), len(c.members))
-	decay := float64(load.DefaultDecay)
-	if expected(c.members[other], now, decay) < expected(c.members[best], now, decay) {
+	if sooner(c.members[other], c.members[best], float64(load.DefaultDecay)) {
 		best = other
 	}
 	return best

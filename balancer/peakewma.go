@@ -13,14 +13,18 @@ import (
 func init() { RegisterStrategy("peak_ewma", parseSettings[PeakEWMA]) }
 
 // PeakEWMA draws a few distinct instances at random and chooses the one where the call is expected to end first:
-// the latency estimate times the calls in flight there, counting this one, relative to its weight (Finagle's
-// peak-EWMA). The estimate jumps to a peak at once and forgets it over Decay. A failure counts as an answer that
-// took Penalty, so that an instance that fails fast attracts nothing. An instance that was never used gets one call
-// to find out, and no second one before the first has ended.
+// the latency estimate times the calls in flight there, counting this one, relative to its weight (the signals of Finagle's
+// peak-EWMA). The estimate is a mean over Decay. A failure counts as an answer that took Penalty, at once, so that an
+// instance that fails fast attracts nothing.
+//
+// One bad answer is not believed like many. A slow one, however slow, keeps an instance without calls for less than Decay
+// while others of its kind are called, where it is 53 s by the published rule if it took 1 s instead of 5 ms; a
+// failure for one and a half times Decay; the next in a row for longer. ADR-0027 has the reasons. An instance that was
+// never used gets one call to find out, and no second one before the first has ended.
 type PeakEWMA struct {
 	// Choices is how many instances are drawn, from 2 to 10; 0 means 2.
 	Choices int
-	// Decay is the mean lifetime of a latency sample; 0 means 10 s.
+	// Decay is the mean lifetime of a latency sample, and of the distrust in an instance that is not called; 0 means 10 s.
 	Decay time.Duration
 	// Penalty is the latency that a failure counts as; 0 means 5 s.
 	Penalty time.Duration
@@ -74,8 +78,8 @@ func (s PeakEWMA) Record(e *Endpoint, sample load.Sample) {
 	e.ewma.Record(sample, s.decay(), s.penalty())
 }
 
-// Load is the figure that [Channels] reports: the latency to expect at now, in nanoseconds.
-func (s PeakEWMA) Load(e *Endpoint, now int64) float64 { return e.ewma.Estimate(now, s.decay()) }
+// Load is the figure that [Channels] reports: the latency to expect, in nanoseconds.
+func (PeakEWMA) Load(e *Endpoint, _ int64) float64 { return e.ewma.Estimate() }
 
 // Build implements [Strategy].
 func (s PeakEWMA) Build(env Env) Chooser {
@@ -92,21 +96,19 @@ type peakEWMAChooser struct {
 	decay   float64
 }
 
-func (c *peakEWMAChooser) Choose(call Call) int {
+func (c *peakEWMAChooser) Choose(Call) int {
 	if c.choices == 2 {
 		best, other := pair(c.rand(), len(c.members))
-		if c.cost(other, call.Now) < c.cost(best, call.Now) {
+		if sooner(c.members[other], c.members[best], c.decay) {
 			best = other
 		}
 		return best
 	}
 	d := newDraw(c.rand, len(c.members))
 	best := d.next()
-	least := c.cost(best, call.Now)
 	for range c.choices - 1 {
-		i := d.next()
-		if cost := c.cost(i, call.Now); cost < least {
-			best, least = i, cost
+		if i := d.next(); sooner(c.members[i], c.members[best], c.decay) {
+			best = i
 		}
 	}
 	return best
@@ -116,14 +118,17 @@ func (c *peakEWMAChooser) Choose(call Call) int {
 // call there (Finagle's penalty for the same case).
 const unmeasured = 1e15
 
-func (c *peakEWMAChooser) cost(i int, now int64) float64 { return expected(c.members[i], now, c.decay) }
+// sooner reports whether a call can be expected to end sooner at m than at o, by what this client has seen.
+func sooner(m, o *Endpoint, decay float64) bool {
+	x, y := load.Compare(&m.ewma, &o.ewma, decay)
+	return m.cost(x) < o.cost(y)
+}
 
-// expected is when a call can be expected to end at m, by what this client has seen.
-func expected(m *Endpoint, now int64, decay float64) float64 {
-	inFlight := float64(m.InFlight())
-	estimate := m.ewma.Estimate(now, decay)
-	if estimate == 0 && !m.ewma.Seen() {
+// cost is when a call ends at e, for its weight, if one call takes latency there; 0 means that this is not known.
+func (e *Endpoint) cost(latency float64) float64 {
+	inFlight := float64(e.InFlight())
+	if latency == 0 {
 		return unmeasured * inFlight
 	}
-	return estimate * (inFlight + 1) / float64(m.Weight())
+	return latency * (inFlight + 1) / float64(e.Weight())
 }

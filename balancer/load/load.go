@@ -51,66 +51,149 @@ const (
 // the time fits into half a word, next to the value, and wraps after 52 days.
 const tick = 20
 
-// PeakEWMA is an exponentially decaying mean of latencies that jumps to a peak at once and forgets it slowly
-// (Finagle's PeakEwma; the read-only projection and the failure penalty are Linkerd's).
+// PeakEWMA is the latency to expect of an endpoint: an exponentially decaying mean of latencies, in which a failure
+// counts as an answer after a penalty, at once.
+//
+// It has Finagle's signals, calls in flight times a decaying latency, and the failure penalty of Linkerd's load
+// biaser, but not their rule for slow answers. There the estimate jumps to each peak and then fades by one
+// e-th in 10 s whatever is heard, so one answer of 1 s keeps an endpoint of 5 ms without calls for 53 s. Here one
+// answer is not believed like many: see Record for what it counts and how soon it is doubted, and [Compare] for how
+// an endpoint that is not called comes to be tried again. ADR-0027 has the figures.
 //
 // The zero value has seen nothing and is ready. It is safe for concurrent use, and must not be copied after the
 // first Record.
 type PeakEWMA struct {
 	// word is the estimate as a float32 in the high half and the tick of the last update in the low half; 0
-	// means nothing was recorded. float32 keeps 7 digits, far more than a latency has.
+	// means nothing was recorded. float32 keeps 7 digits, far more than a latency has. Its sign, which a latency
+	// has no use for, says that the estimate is in doubt.
 	word atomic.Uint64
 }
 
+const (
+	// mostShare is the most that one answer counts in the mean if it is slower than the mean: after a minute without
+	// calls a slow one would be all that is known otherwise, and calls are rare where a fleet is large.
+	mostShare = 0.2
+	// jump is how many times a single answer may raise the estimate and be believed; by more, the estimate is in doubt.
+	jump = 2
+	// doubt is the part of its time that an estimate in doubt lasts. A failure of an endpoint of 5 ms keeps it without
+	// calls for 14 s, and not for 69 s as without doubt; the second for that.
+	doubt = 0.2
+	// benefit is the least that an endpoint is taken for, of what the other one takes, for not being called for long.
+	// With less it would get too many calls before the first of them has ended.
+	benefit = 0.5
+)
+
 // Record takes a sample into account. decay is the mean lifetime of a sample and penalty the latency that a failure
-// counts as, in nanoseconds; both must be positive. A failure is never recorded as faster than what is known.
+// counts as, in nanoseconds; both must be positive.
+//
+// An answer counts by the time since the last one, as if that had been the latency all the while; one that is slower
+// than the mean for a fifth at most. A failure counts as if all had been failures, and is never recorded as faster than
+// what is known.
+//
+// The first answer, and one that makes the estimate more than twice what it was, leave it in doubt: it fades five times
+// as fast, until an answer to a later call is about as slow, which confirms it, or until faster ones have brought it
+// down.
 func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
+	latency := float64(s.Latency)
+	if s.Failed {
+		latency = max(penalty, latency)
+	}
 	for {
 		old := e.word.Load()
-		left, was := 1.0, value(old) // the zero word is the value 0
-		if d := elapsed(old, s.Now); d > 0 && old != 0 {
-			left = fade(d / decay) // once: it is the dearest step
-		}
-		known := was * left
-		var next float64
-		switch {
-		case s.Failed:
-			next = max(penalty, known, float64(s.Latency))
-		case s.Latency < 0, s.Cancelled && float64(s.Latency) <= known:
+		if !s.Failed && (s.Latency < 0 || s.Cancelled && latency <= value(old)) {
 			return
-		case float64(s.Latency) >= known:
-			next = float64(s.Latency) // a peak counts at once
-		default:
-			next = float64(s.Latency)*(1-left) + known
 		}
-		if e.word.CompareAndSwap(old, pack(next, s.Now)) {
+		next, unsure := latency, true
+		if old != 0 {
+			next, unsure = revise(old, s, latency, decay)
+		}
+		if e.word.CompareAndSwap(old, pack(next, unsure, s.Now)) {
 			return
 		}
 	}
 }
 
-// Estimate is the latency to expect at now, in nanoseconds: the recorded one, decayed toward 0 with mean lifetime
-// decay so that an endpoint which has not been used for long is tried again. It is 0 before the first Record.
-func (e *PeakEWMA) Estimate(now int64, decay float64) float64 {
-	return project(e.word.Load(), now, decay)
+// revise is what word becomes with a sample that counts as latency, and whether that is in doubt.
+func revise(word uint64, s Sample, latency, decay float64) (next float64, unsure bool) {
+	was, unsure := value(word), doubtful(word)
+	age := elapsed(word, s.Now)
+	share := 1 - fade(age/lifetime(word, decay))
+	// A call that was under way when the doubt arose is part of the same event, such as a connection's loss.
+	confirms := unsure && age > 0 && age+1<<tick > float64(s.Latency)
+	switch {
+	case s.Failed:
+		next = max(latency, was)
+	case latency <= was/2:
+		next = was + share*(latency-was)
+		return next, unsure && next > 2*latency
+	case confirms:
+		next = was + max(share, mostShare)*(latency-was)
+	case latency > was:
+		next = was + min(share, mostShare)*(latency-was)
+	default:
+		next = was + share*(latency-was)
+	}
+	return next, next > jump*was || unsure && !confirms
 }
+
+// Estimate is the latency to expect, in nanoseconds, by what was recorded however long ago; 0 before the first Record.
+func (e *PeakEWMA) Estimate() float64 { return value(e.word.Load()) }
 
 // Seen reports whether anything was recorded.
 func (e *PeakEWMA) Seen() bool { return e.word.Load() != 0 }
 
-func pack(v float64, now int64) uint64 {
-	bits := math.Float32bits(float32(max(v, 1))) // never the zero word
-	return uint64(bits)<<32 | uint64(uint32(now>>tick))
+// Compare returns the latencies to expect of two endpoints, in nanoseconds, when one of them is to be chosen; 0 for one of
+// which nothing was recorded.
+//
+// What was heard of longer ago is less certain, so that endpoint has the benefit of the doubt: its estimate fades by the
+// time between the last samples of the two, with mean lifetime decay, though not below half of the other's. So one
+// that was slow is tried again while others are called. Nothing fades for time in which neither was called: a fleet
+// that was idle still knows which are slow, and does not run all to one.
+func Compare(a, b *PeakEWMA, decay float64) (x, y float64) {
+	wordA, wordB := a.word.Load(), b.word.Load()
+	x, y = value(wordA), value(wordB)
+	if wordA == 0 || wordB == 0 {
+		return x, y
+	}
+	switch d := ticks(wordA, wordB); {
+	case d > 0 && x > y*benefit:
+		x = max(x*fade(d/lifetime(wordA, decay)), y*benefit)
+	case d < 0 && y > x*benefit:
+		y = max(y*fade(-d/lifetime(wordB, decay)), x*benefit)
+	}
+	return x, y
 }
 
-func value(word uint64) float64 { return float64(math.Float32frombits(uint32(word >> 32))) }
+// sign is the sign of a word's float32.
+const sign = 1 << 63
+
+func pack(v float64, unsure bool, now int64) uint64 {
+	word := uint64(math.Float32bits(float32(max(v, 1))))<<32 | uint64(uint32(now>>tick)) // never the zero word
+	if unsure {
+		word |= sign
+	}
+	return word
+}
+
+func value(word uint64) float64 { return float64(math.Float32frombits(uint32(word &^ sign >> 32))) }
+
+func doubtful(word uint64) bool { return word&sign != 0 }
+
+// lifetime is the mean lifetime of an estimate if that of one beyond doubt is decay.
+func lifetime(word uint64, decay float64) float64 {
+	if doubtful(word) {
+		return decay * doubt
+	}
+	return decay
+}
 
 // elapsed is the time since word was written, in nanoseconds; 0 if the clock went backwards.
-func elapsed(word uint64, now int64) float64 {
-	d := int32(uint32(now>>tick) - uint32(word))
-	return float64(max(d, 0)) * (1 << tick)
-}
+func elapsed(word uint64, now int64) float64 { return max(ticks(word, uint64(now>>tick)), 0) }
 
+// ticks is the time between two words, in nanoseconds; negative if the second is the older one.
+func ticks(from, to uint64) float64 { return float64(int32(uint32(to)-uint32(from))) * (1 << tick) }
+
+// project is the value of a word that fades, at now; 0 for the zero word.
 func project(word uint64, now int64, decay float64) float64 {
 	if word == 0 {
 		return 0
@@ -123,8 +206,7 @@ func project(word uint64, now int64, decay float64) float64 {
 }
 
 // fade is e^-x for x >= 0, to 5 parts in a million, which is far closer than a latency is known, and in a quarter of the
-// time of math.Exp: a pick by peak_ewma among many endpoints needs it three times, a quarter of all that it costs
-// (BenchmarkPick in bench). It is 2^-k times 2^-f, f being the fraction, by a polynomial that is exact at both of its
+// time of math.Exp: a pick by peak_ewma and its end need it once each (BenchmarkPick in bench). It is 2^-k times 2^-f, f being the fraction, by a polynomial that is exact at both of its
 // ends, so that nothing jumps between two k.
 func fade(x float64) float64 {
 	x *= math.Log2E
