@@ -57,7 +57,6 @@ type Endpoint struct {
 // tally is what is counted at an endpoint that not every endpoint needs: what never failed and is not watched by any
 // feature has none.
 type tally struct {
-	gauge   gauge
 	errors  atomic.Uint64 // ends with any error, for A50
 	silent  atomic.Uint64 // ends, during a watch, that say nothing: what was never sent, what its caller gave up
 	timed   atomic.Uint64 // calls whose time was taken, for Outliers.Slow

@@ -61,8 +61,9 @@ func (k *picker) Pick(info gbalancer.PickInfo) (gbalancer.PickResult, error) {
 func (k *picker) measured(info gbalancer.PickInfo, set *candidates, rec *callctx.Record) (gbalancer.PickResult, bool) {
 	ask := asking(rec)
 	ask.Now = k.p.clock.Now()
-	if set.zones != nil {
-		set, _ = set.zones.parts(set.rand())
+	var counts *gauges
+	if z := set.zones; z != nil {
+		set, counts = z.side(z.draw(set.rand()))
 	}
 	e := set.member(set.chooser.Choose(ask))
 	sc := e.subConn()
@@ -72,8 +73,8 @@ func (k *picker) measured(info gbalancer.PickInfo, set *candidates, rec *callctx
 	e.started.Add(1)
 	r := newRecord()
 	r.p, r.e, r.method, r.began, r.remaining = k.p, e, info.FullMethodName, ask.Now, k.remaining(info.Ctx)
-	if k.settings.zone.Local != "" {
-		r.gauge()
+	if counts != nil {
+		r.gauge(counts.of(e))
 	}
 	return gbalancer.PickResult{SubConn: sc, Done: r.done}, true
 }
@@ -146,15 +147,15 @@ func (k *picker) slow(info gbalancer.PickInfo, set *candidates, rec *callctx.Rec
 	if len(set.probes) > 0 {
 		e, claim := set.claim(k.p.rand(), call)
 		if e != nil && k.p.probe(e, claim, kindOf(call, info.FullMethodName) == callctx.Stream) {
-			return k.start(info, e, call, watcher, ask.Now, claim, false)
+			return k.start(info, e, call, watcher, ask.Now, claim, false, nil)
 		}
 	}
-	e, kept := set.choose(ask, call)
+	e, kept, g := set.choose(ask, call)
 	if e == nil {
 		// Every candidate lost its connection since this snapshot was made: the next one is on its way.
 		return gbalancer.PickResult{}, gbalancer.ErrNoSubConnAvailable
 	}
-	return k.start(info, e, call, watcher, ask.Now, 0, kept)
+	return k.start(info, e, call, watcher, ask.Now, 0, kept, g)
 }
 
 // candidates returns the set of a filter that a context carries.
@@ -192,20 +193,17 @@ const maxAsks = 8
 
 // choose asks the strategy until it names a member that can be used now and whose share allows it; kept says that the
 // member is blacklisted but stays in. If nobody's share allows the call, it goes to the one that was named last.
-func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool) {
+func (s *candidates) choose(ask Call, call *callctx.Call) (e *Endpoint, kept bool, g *gauge) {
 	if s.zones != nil {
-		first, second := s.zones.parts(s.rand())
-		if e, kept := first.named(ask, call); e != nil {
-			return e, kept
-		}
-		if e, kept := second.named(ask, call); e != nil {
-			return e, kept
-		}
-	} else if e, kept := s.named(ask, call); e != nil {
-		return e, kept
+		e, kept, g = s.zones.choose(s.rand(), ask, call)
+	} else {
+		e, kept = s.named(ask, call)
 	}
-	ask.Attempt = maxAsks
-	return s.search(ask, call)
+	if e == nil {
+		ask.Attempt = maxAsks
+		e, kept = s.search(ask, call)
+	}
+	return e, kept, g
 }
 
 // named is choose, but for a set whose strategy names nobody usable.
@@ -281,7 +279,7 @@ func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 }
 
 // start counts the call in and says how its end is to be reported.
-func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64, claim uint32, kept bool) (gbalancer.PickResult, error) {
+func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64, claim uint32, kept bool, g *gauge) (gbalancer.PickResult, error) {
 	sc := e.subConn()
 	if sc == nil { // lost between the choice and here
 		if claim != 0 {
@@ -311,9 +309,7 @@ func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call,
 	if call != nil {
 		r.kind = call.Kind
 	}
-	if k.settings.zone.Local != "" {
-		r.gauge()
-	}
+	r.gauge(g)
 	return gbalancer.PickResult{SubConn: sc, Done: r.done}, nil
 }
 
@@ -326,7 +322,7 @@ type ending struct {
 	claim     uint32 // of a probing call
 	kept      bool   // sent to a blacklisted endpoint
 	kind      callctx.Kind
-	gauged    bool             // it was counted in at the endpoint's gauge
+	gauged    *gauge           // where it was counted in for the sake of zones, if it was
 	watcher   callctx.Observer // nil if nobody watches the call
 }
 
@@ -359,7 +355,7 @@ func (r *record) end(info gbalancer.DoneInfo) {
 	p, e := r.p, r.e
 	if r.claim == 0 && !r.kept && e.uneventful(info.Err, info.BytesSent || info.BytesReceived) {
 		e.ended.Add(1)
-		if s := p.active.Load(); (s.timed || r.gauged) && r.began != 0 {
+		if s := p.active.Load(); (s.timed || r.gauged != nil) && r.began != 0 {
 			p.measure(s, &r.ending, outcome.OK, nil, info.ServerLoad)
 		}
 		r.p, r.ending = nil, ending{}
@@ -409,7 +405,7 @@ func (p *policy) finish(o ending, info gbalancer.DoneInfo) {
 	if class == outcome.Ignore && gaveUp(info.Err) {
 		p.silent(o.e)
 	}
-	if (s.timed || o.gauged) && o.began != 0 {
+	if (s.timed || o.gauged != nil) && o.began != 0 {
 		p.measure(s, &o, class, info.Err, info.ServerLoad)
 	}
 	if !s.judge.disabled {
@@ -441,8 +437,8 @@ func (p *policy) measure(s *settings, o *ending, class outcome.Class, err error,
 	if s.vigil.times() && sample.Latency >= 0 && !sample.Failed && !sample.Cancelled {
 		o.e.clocked(sample.Latency)
 	}
-	if o.gauged {
-		o.e.tally().gauge.end(o.took(sample.Latency, class, err))
+	if o.gauged != nil {
+		o.gauged.end(o.took(sample.Latency, class, err))
 	}
 	if s.measurer == nil {
 		return

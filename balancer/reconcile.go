@@ -252,7 +252,7 @@ func (p *policy) adopt(s *settings) {
 		r := newRoute(s.require, f, p.known)
 		if old != nil {
 			r.set, r.number = old.set, old.number
-			r.local, r.spill, r.pending = old.local, old.spill, old.pending
+			r.local, r.spill, r.borders = old.local, old.spill, old.borders
 		}
 		return r
 	}

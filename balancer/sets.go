@@ -49,10 +49,10 @@ type route struct {
 	set    *candidates
 	stale  bool
 	err    error // the filter is broken
-	// Where a zone is preferred: which, which part of the calls leaves it, and what was measured since that was decided.
+	// Where a zone is preferred: which, which part of the calls leaves it, and what is measured to decide that.
 	local   string
 	spill   spill
-	pending [2]reading
+	borders *borders
 }
 
 // tier is one alternative of a route: a filter without prefer has a single one.

@@ -20,8 +20,13 @@ func policies() []lb.Maker {
 		baseline.Figure8(), baseline.Figure9(), baseline.Figure10())
 }
 
+// zonePolicies are what S9 is about, beside the strategy that is compared with a preference of zones everywhere.
 func zonePolicies() []lb.Maker {
-	return []lb.Maker{baseline.SameZone(), baseline.EnvoyZone(scenario.ZonesOfCallers...)}
+	return []lb.Maker{
+		real.InZone("evenkeel/keel+zone", balancer.Config{Strategy: balancer.Keel{}}),
+		real.InZone("evenkeel/peak_ewma+zone", balancer.Config{Strategy: balancer.PeakEWMA{}}),
+		baseline.SameZone(), baseline.EnvoyZone(scenario.ZonesOfCallers...),
+	}
 }
 
 // outliers are ways to find an instance that fails more than the others, or is slower, under one strategy; what
