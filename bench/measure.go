@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,11 +50,17 @@ func (r *Rig) calls(p gbalancer.Picker, infos []gbalancer.PickInfo, n int) error
 // PickParallel is Pick from as many goroutines as there are processors, each with contexts of its own.
 func (r *Rig) PickParallel(b *testing.B, c Context) {
 	p := r.ch.Picker()
+	each := make([][]gbalancer.PickInfo, runtime.GOMAXPROCS(0))
+	for i := range each {
+		infos, stop := c.calls(r.policy)
+		defer stop()
+		each[i] = infos
+	}
+	var begun atomic.Int32
 	b.ReportAllocs()
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
-		infos, stop := c.calls(r.policy)
-		defer stop()
+		infos := each[begun.Add(1)-1]
 		for i := 0; pb.Next(); i++ {
 			at := i & (len(infos) - 1)
 			if err := r.calls(p, infos[at:at+1], 1); err != nil {
