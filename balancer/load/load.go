@@ -73,6 +73,9 @@ const (
 	// mostShare is the most that one answer counts in the mean if it is slower than the mean: after a minute without
 	// calls a slow one would be all that is known otherwise, and calls are rare where a fleet is large.
 	mostShare = 0.2
+	// secondShare is the least that the answer to a later call counts while the estimate is in doubt: of two answers, half. A
+	// first one that was very fast would be believed for long otherwise.
+	secondShare = 0.5
 	// jump is how many times a single answer may raise the estimate and be believed; by more, the estimate is in doubt.
 	jump = 2
 	// doubt is the part of its time that an estimate in doubt lasts. A failure of an endpoint of 5 ms keeps it without
@@ -92,7 +95,7 @@ const (
 //
 // The first answer, and one that makes the estimate more than twice what it was, leave it in doubt: it fades five times
 // as fast, until an answer to a later call is about as slow, which confirms it, or until faster ones have brought it
-// down.
+// down. Answers to later calls count for half at least until then.
 func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 	latency := float64(s.Latency)
 	if s.Failed {
@@ -117,23 +120,21 @@ func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 func revise(word uint64, s Sample, latency, decay float64) (next float64, unsure bool) {
 	was, unsure := value(word), doubtful(word)
 	age := elapsed(word, s.Now)
-	share := 1 - fade(age/lifetime(word, decay))
 	// A call that was under way when the doubt arose is part of the same event, such as a connection's loss.
-	confirms := unsure && age > 0 && age+1<<tick > float64(s.Latency)
-	switch {
-	case s.Failed:
-		next = max(latency, was)
-	case latency <= was/2:
-		next = was + share*(latency-was)
-		return next, unsure && next > 2*latency
-	case confirms:
-		next = was + max(share, mostShare)*(latency-was)
-	case latency > was:
-		next = was + min(share, mostShare)*(latency-was)
-	default:
-		next = was + share*(latency-was)
+	later := unsure && age > 0 && age+1<<tick > float64(s.Latency)
+	share := 1 - fade(age/lifetime(word, decay))
+	if later {
+		share = max(share, secondShare)
+	} else if latency > was {
+		share = min(share, mostShare)
 	}
-	return next, next > jump*was || unsure && !confirms
+	next = was + share*(latency-was)
+	if s.Failed {
+		next = max(latency, was)
+	} else if latency <= was/2 {
+		return next, unsure && next > 2*latency
+	}
+	return next, next > jump*was || unsure && !later
 }
 
 // Estimate is the latency to expect, in nanoseconds, by what was recorded however long ago; 0 before the first Record.

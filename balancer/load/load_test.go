@@ -45,6 +45,8 @@ func TestPeakEWMA(t *testing.T) {
 	}{
 		{"the first sample counts fully, and may be chance", []event{{0, ok(10 * ms), 10e6, yes}}},
 		{"the second confirms it", []event{{0, ok(10 * ms), 10e6, yes}, {100 * ms, ok(10 * ms), 10e6, no}}},
+		{"a first one of next to nothing is corrected soon", []event{{0, ok(0), 1, yes}, {s, ok(80 * ms), 40e6, yes},
+			{2 * s, ok(80 * ms), 60e6, no}}},
 		{"a faster one replaces it soon", []event{{0, ok(s), 1e9, yes}, {4 * s, ok(10 * ms), 10e6 + 990e6*e(-2), yes},
 			{14 * s, ok(10 * ms), 10e6 + 990e6*e(-2)*e(-5), no}}},
 		{"a faster one counts by the time", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
@@ -74,7 +76,7 @@ func TestPeakEWMA(t *testing.T) {
 			{60 * s, cancelled(35 * ms), 15e6, no}}},
 		{"one that gave up early does not", []event{{0, ok(10 * ms), 10e6, yes}, {0, cancelled(9 * ms), 10e6, yes}}},
 		{"the clock goes backwards", []event{{0, ok(50 * ms), 50e6, yes}, {-1800 * s, ok(10 * ms), 50e6, yes},
-			{-1799 * s, ok(60 * ms), 60e6 - 10e6*e(-.5), no}}},
+			{-1799 * s, ok(60 * ms), 55e6, no}}},
 		{"no time passes", []event{{0, ok(50 * ms), 50e6, yes}, {0, ok(10 * ms), 50e6, yes}}},
 		{"zero is not nothing", []event{{0, ok(0), 1, yes}}},
 	} {
@@ -173,13 +175,10 @@ func (w *twin) record(p load.Sample) {
 	}
 	was, share := w.value, 1-w.left(age)
 	confirmed := w.unsure && age > max(p.Latency, 0)
-	if latency > was && !p.Failed {
+	if confirmed {
+		share = max(share, 0.5)
+	} else if latency > was {
 		share = min(share, 0.2)
-		if confirmed {
-			share = max(1-w.left(age), 0.2)
-		}
-	} else if confirmed && latency > was/2 {
-		share = max(share, 0.2)
 	}
 	switch {
 	case p.Failed:
