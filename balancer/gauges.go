@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
@@ -34,6 +35,41 @@ func hear(e *Endpoint, sample load.Sample, reports bool) {
 	if reports && sample.Reported {
 		g.Heard(sample.Now, sample.Report, e.InFlight())
 	}
+}
+
+// aversion says from which part of failures on a member is to be avoided: by how many more than usual fail there. A
+// member that sheds load as all do is no worse than they are, and if each that sheds were left by everybody, the others
+// would have to shed the more, by turns (S7 of bench/sim; Prequal, section 4, has such a rule and does not say which).
+// Its zero value knows that usually nothing fails. It is safe for concurrent use; an update that another one overtakes is
+// lost, which an estimate can bear.
+type aversion struct{ usual atomic.Uint64 } // float64: the part that fails at the usual member
+
+const (
+	// moreThanUsual is how much more than usual may fail. A client's own count is of a dozen calls, and twice as far off
+	// where half of them fail as where a twentieth does.
+	moreThanUsual = 0.2
+	// usualRank is which member is the usual one, from the best: the median, but for a fleet of which one half is well.
+	usualRank = 0.4
+	// usualStep is how far one answer moves it.
+	usualStep = 0.02
+)
+
+// hear takes into account which part fails at a random member: the quantile is followed in steps that balance where it is.
+func (a *aversion) hear(part float64) {
+	usual := loadFloat(&a.usual)
+	switch {
+	case part > usual:
+		storeFloat(&a.usual, min(usual+usualStep*usualRank, part))
+	case part < usual:
+		storeFloat(&a.usual, max(usual-usualStep*(1-usualRank), part))
+	}
+}
+
+// limit is the part of failures above which a member is to be avoided. Where most calls fail everywhere it is half of what
+// usually succeeds, so that there still is one.
+func (a *aversion) limit() float64 {
+	usual := loadFloat(&a.usual)
+	return usual + min(moreThanUsual, (1-usual)/2)
 }
 
 // knownRIF is how many requests e has in flight, as far as it is known: this client's at least.

@@ -19,10 +19,11 @@ func init() { RegisterStrategy("keel", parseSettings[Keel]) }
 // where a call is expected to end first. ADR-0023 says how it differs from [Prequal], and docs/strategies.md what that
 // is worth.
 //
-// An instance that fails more than a fifth of its calls is taken only if all do, however fast it fails. One that does not
-// answer a probe in time is unknown until it is heard again. While no probe was answered for MaxAge, because calls are
-// rare or no server knows of them, Keel chooses as [PeakEWMA] does; and so it does for as large a part of the calls as
-// instances do not know of probes, so that these get their share in a fleet that is being changed over.
+// An instance where a fifth of the calls fail, beyond what fails at the others, is taken only if there is no other, however
+// fast it fails; where all shed load alike none is avoided for it. One that does not answer a probe in time is unknown until
+// it is heard again. While no probe was answered for MaxAge, because calls are rare or no server knows of them, Keel chooses
+// as [PeakEWMA] does; and so it does for as large a part of the calls as instances do not know of probes, so that these get
+// their share in a fleet that is being changed over.
 //
 // A pick takes no lock and allocates nothing.
 type Keel struct {
@@ -122,6 +123,7 @@ type keelFleet struct {
 	latency  atomic.Uint64 // float64: the usual latency, in nanoseconds
 	heard    atomic.Int64  // when a probe was answered last
 	sent     atomic.Uint64 // calls, for the rate of probes
+	aversion aversion      // by the parts that fail
 }
 
 func loadFloat(w *atomic.Uint64) float64     { return math.Float64frombits(w.Load()) }
@@ -224,7 +226,7 @@ func (c *keelChooser) Choose(call Call) int {
 func (c *keelChooser) fresh(i int, now int64) bool {
 	g := c.known[i].gauge
 	rif, age := g.RIF(now, c.members[i].InFlight())
-	return rif == 0 && age >= 0 && age <= c.maxAge && g.Latency() == 0 && !g.Averse(now)
+	return rif == 0 && age >= 0 && age <= c.maxAge && g.Latency() == 0 && g.Failing(now) <= c.fleet.aversion.limit()
 }
 
 // explore sends the probes that this call owes, the first of them to a member that was drawn before.
@@ -255,6 +257,7 @@ func (c *keelChooser) Answer(e *Endpoint, sent, now int64, r load.Report, ok boo
 	}
 	g.Heard(now, r, e.InFlight())
 	g.Answered(now - sent)
+	c.fleet.aversion.hear(g.Failing(now))
 	c.fleet.hear(now, float64(r.RIF)/float64(e.Weight())*c.meanWeight(), float64(r.Latency))
 }
 
@@ -287,7 +290,7 @@ func (p *prospect) before(o *prospect) bool {
 
 // best is the best of the members heard of lately; -1 if there are no two of whom something is known.
 func (c *keelChooser) best(now int64) int {
-	limit, usual := loadFloat(&c.fleet.limit), loadFloat(&c.fleet.latency)
+	limit, usual, bad := loadFloat(&c.fleet.limit), loadFloat(&c.fleet.latency), c.fleet.aversion.limit()
 	var least prospect
 	best, more := -1, false
 	for k := range c.recent {
@@ -295,7 +298,7 @@ func (c *keelChooser) best(now int64) int {
 		if i < 0 || i == best {
 			continue
 		}
-		p, ok := c.look(i, now, limit, usual)
+		p, ok := c.look(i, now, limit, usual, bad)
 		if !ok {
 			continue
 		}
@@ -311,7 +314,7 @@ func (c *keelChooser) best(now int64) int {
 }
 
 // look judges a member; false if nothing is known that is young enough.
-func (c *keelChooser) look(i int, now int64, limit, usual float64) (prospect, bool) {
+func (c *keelChooser) look(i int, now int64, limit, usual, bad float64) (prospect, bool) {
 	m := &c.known[i]
 	g := m.gauge
 	rif, age := g.RIF(now, m.e.InFlight())
@@ -322,7 +325,7 @@ func (c *keelChooser) look(i int, now int64, limit, usual float64) (prospect, bo
 	if latency == 0 {
 		latency = unmeasuredFactor * usual
 	}
-	p := prospect{averse: g.Averse(now), rif: float64(rif) * float64(m.scale)}
+	p := prospect{averse: g.Failing(now) > bad, rif: float64(rif) * float64(m.scale)}
 	p.hot = p.rif >= limit
 	// The latency is that of the load there is, and every call adds to it: little where many are the rule.
 	p.cost = (latency + staleness*float64(age)) * (p.rif + limit)

@@ -20,8 +20,8 @@ func init() { RegisterStrategy("prequal", parseSettings[Prequal]) }
 // latency among those that are cold, or if none is to the one with the fewest requests in flight. Hot is who has as many
 // in flight as the RIFQuantile of the answers, or more. With fewer than two probes in the pool it goes anywhere.
 //
-// Beyond the paper: instances that fail more than a fifth of their calls are taken last, however fast they fail, which
-// the paper leaves out; and where the pool would hold more than a third of the instances, a probe is used no more often
+// Beyond the paper: instances where a fifth of the calls fail, beyond what fails at the others, are taken last, however fast
+// they fail, which the paper leaves out; and where the pool would hold more than a third of the instances, a probe is used no more often
 // than if it were a third, since the paper's formula makes no sense there. [Keel] is better by most measures, for a third
 // of the probes (docs/strategies.md).
 //
@@ -155,6 +155,7 @@ func (t *prequalTarget) Answer(e *Endpoint, _, now int64, r load.Report, ok bool
 		}
 	}
 	p.quantile.add(r.RIF)
+	p.aversion.hear(t.c.gauges[t.i].Failing(now))
 	p.receive(pooled{i: i, at: now, rif: r.RIF, latency: float64(r.Latency)})
 }
 
@@ -192,13 +193,13 @@ func (c *prequalChooser) send(k int, now int64) {
 // any is a random member, but rather not one that fails.
 func (c *prequalChooser) any(now int64) int {
 	i := below(c.rand(), len(c.members))
-	if c.gauges[i].Averse(now) {
+	if c.gauges[i].Failing(now) > c.pool.aversion.limit() {
 		i = below(c.rand(), len(c.members))
 	}
 	return i
 }
 
-// probePool is the pool, which passes from a chooser to the one that follows it. mu guards all of it.
+// probePool is the pool, which passes from a chooser to the one that follows it. mu guards all of it but aversion.
 type probePool struct {
 	mu       sync.Mutex
 	chooser  *prequalChooser // whose members the numbers below are of
@@ -209,6 +210,7 @@ type probePool struct {
 	removes  float64
 	worst    bool // the next to be removed is the worst, not the oldest
 	quantile rifQuantile
+	aversion aversion
 	called   [16]flown // where calls went last, whose reports are to come
 	calls    int
 }
@@ -374,7 +376,7 @@ func (p *probePool) removeOne(now, hot int64) {
 // rate is what the hot-cold lexicographic rule goes by.
 func (p *probePool) rate(b *pooled, now, hot int64) prospect {
 	return prospect{
-		averse: p.chooser.gauges[b.i].Averse(now), hot: b.rif >= hot, rif: float64(b.rif), cost: b.latency,
+		averse: p.chooser.gauges[b.i].Failing(now) > p.aversion.limit(), hot: b.rif >= hot, rif: float64(b.rif), cost: b.latency,
 	}
 }
 

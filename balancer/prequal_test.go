@@ -190,6 +190,60 @@ func TestReportsSinkHole(t *testing.T) {
 	}
 }
 
+// TestAllShed: an instance that sheds a little more than the others is not left for it, while they have more to do; one
+// that sheds far more is, and so is one that rejects all while nobody else rejects anything.
+func TestAllShed(t *testing.T) {
+	for _, s := range []Strategy{Prequal{}, Keel{}} {
+		for _, tt := range []struct {
+			others, one float64
+			avoided     bool
+		}{{0.18, 0.25, false}, {0.5, 0.65, false}, {0.9, 0.94, false}, {0, 0.25, true}, {0.18, 0.5, true}, {0.6, 0.9, true}} {
+			r, l := probedRig(t, Config{Strategy: s}, 10)
+			for i, in := range fleet(10) {
+				l[in.Addr] = load.Report{RIF: 20, Latency: 50e6, QPS: 100, EPS: 100 * tt.others}
+				if i == 4 {
+					l[in.Addr] = load.Report{RIF: 1, Latency: 5e6, QPS: 100, EPS: 100 * tt.one}
+				}
+			}
+			r.paced(500) // it hears what is usual
+			if got := r.paced(1000)["i4"]; got > 200 == tt.avoided || tt.avoided && got > 50 {
+				t.Errorf("%s: %v fail at one and %v at the others: it got %d of 1000 calls, avoided: %v",
+					s.Name(), tt.one, tt.others, got, tt.avoided)
+			}
+		}
+	}
+}
+
+// TestAversion: what usually fails is near the median, but that of two halves the better one counts.
+func TestAversion(t *testing.T) {
+	for _, tt := range []struct {
+		parts    []float64
+		low, top float64 // of the limit
+	}{
+		{[]float64{0}, 0.2, 0.2},
+		{[]float64{0, 0, 1}, 0.2, 0.3},
+		{[]float64{0, 1}, 0.2, 0.6},
+		{[]float64{0.3, 0.35, 0.4, 0.4, 1}, 0.5, 0.7},
+		{[]float64{0.9}, 0.95, 0.95},
+		{[]float64{1}, 1, 1},
+	} {
+		var a aversion
+		rnd := rand.New(rand.NewPCG(3, 4))
+		for k := range 3000 {
+			a.hear(tt.parts[rnd.IntN(len(tt.parts))])
+			if got := a.limit(); k > 500 && (got < tt.low-1e-9 || got > tt.top+1e-9) {
+				t.Fatalf("of %v the limit is %v after %d, want %v to %v", tt.parts, got, k, tt.low, tt.top)
+			}
+		}
+		for range 100 {
+			a.hear(0)
+		}
+		if got := a.limit(); math.Abs(got-moreThanUsual) > 1e-9 {
+			t.Errorf("when nothing fails any more the limit is %v", got)
+		}
+	}
+}
+
 // TestFailuresAreForgotten: an instance that failed its first calls, and says so for as long as its window of 10 s
 // lasts, gets calls afterwards, although no call that succeeds ever gave it a latency.
 func TestFailuresAreForgotten(t *testing.T) {

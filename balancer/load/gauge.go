@@ -23,11 +23,9 @@ const (
 	// smoothing is the weight of a new report in the mean latency. A report is a median of a dozen or more calls, good
 	// to some 20 %: of sixteen servers that are alike the least would be chosen for its luck.
 	smoothing = 0.3
-	// failing is the weight of one call in the part that failed: a single failure does not make [Gauge.Averse] true, two
-	// in a row do.
+	// failing is the weight of one call in the part that failed: one in eight after a single failure, one in four after
+	// two in a row, where strategies avoid a server from one in five on.
 	failing = 1.0 / 8
-	// averse is from which part of failures on a server is to be avoided.
-	averse = 0.2
 	// slowness is the weight of one answer in how long answers take: one that waited for a pause to end does not give the
 	// server much more time for the next.
 	slowness = 1.0 / 8
@@ -101,13 +99,14 @@ func (g *Gauge) RIF(now, own int64) (rif, age int64) {
 // Latency is what the server reports of it, a mean over its last reports in nanoseconds; 0 if it never did.
 func (g *Gauge) Latency() float64 { return value(g.latency.Load()) }
 
-// Averse reports whether calls should go elsewhere, because too many that went there have failed lately, by this client's
-// own count or by the server's. Failing fast is no merit.
-func (g *Gauge) Averse(now int64) bool {
-	if word := g.failed.Load(); word != 0 && project(word, now, forgets) > averse {
-		return true
+// Failing is which part of the calls there have failed lately, from 0 to 1, by this client's own count or by the server's,
+// whichever is more. Failing fast is no merit, so calls should go elsewhere where it is more than others'.
+func (g *Gauge) Failing(now int64) float64 {
+	part := float64(math.Float32frombits(uint32(g.latency.Load())))
+	if word := g.failed.Load(); word != 0 {
+		part = max(part, project(word, now, forgets))
 	}
-	return math.Float32frombits(uint32(g.latency.Load())) > averse
+	return part
 }
 
 // Lost says that the server did not answer when it was asked at sent: what it said before may not hold any more. What it

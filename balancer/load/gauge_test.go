@@ -95,14 +95,15 @@ func TestGaugeLatency(t *testing.T) {
 	}
 }
 
-// TestGaugeAverse: two failures in a row are too many, or a fifth of all, by whoever counts; and they are forgotten.
-func TestGaugeAverse(t *testing.T) {
+// TestGaugeFailing: two failures in a row are more than a fifth, by whoever counts; and they are forgotten.
+func TestGaugeFailing(t *testing.T) {
 	var g load.Gauge
+	const bad = 0.2
 	step := func(what string, now int64, failed, want bool) {
 		t.Helper()
 		g.Ended(now, failed)
-		if got := g.Averse(now); got != want {
-			t.Errorf("%s: averse is %v, want %v", what, got, want)
+		if got := g.Failing(now); got > bad != want {
+			t.Errorf("%s: %v fail, want more than %v: %v", what, got, bad, want)
 		}
 	}
 	step("a success", begin, false, false)
@@ -111,24 +112,28 @@ func TestGaugeAverse(t *testing.T) {
 	step("and a success", begin, false, true)
 	step("and another", begin, false, false)
 	step("and a failure", begin, true, true)
-	if g.Averse(begin + 5*s) {
-		t.Error("5 s later it is averse still")
+	if g.Failing(begin+5*s) > bad {
+		t.Error("5 s later the failures are not forgotten")
 	}
 	for i := range 100 {
 		g.Ended(begin+10*s, i%20 == 0)
-		if g.Averse(begin + 10*s) {
-			t.Fatalf("a call in 20 fails: averse after %d", i)
+		if got := g.Failing(begin + 10*s); got > bad {
+			t.Fatalf("a call in 20 fails: %v after %d", got, i)
 		}
 	}
 	var said load.Gauge
-	for _, tt := range []struct {
-		eps  float64
-		want bool
-	}{{1, false}, {3, true}, {0, false}, {20, true}} {
-		said.Heard(begin, load.Report{QPS: 10, EPS: tt.eps}, 0)
-		if got := said.Averse(begin); got != tt.want {
-			t.Errorf("the server says that %v of 10 calls fail: averse is %v, want %v", tt.eps, got, tt.want)
+	for eps, want := range map[float64]float64{1: 0.1, 3: 0.3, 0: 0, 20: 1} {
+		said.Heard(begin, load.Report{QPS: 10, EPS: eps}, 0)
+		if got := said.Failing(begin); math.Abs(got-want) > 1e-6 {
+			t.Errorf("the server says that %v of 10 calls fail: %v, want %v", eps, got, want)
 		}
+	}
+	said.Heard(begin, load.Report{QPS: 10, EPS: 1}, 0)
+	for range 20 {
+		said.Ended(begin, true)
+	}
+	if got := said.Failing(begin); got < 0.9 {
+		t.Errorf("all calls from here fail, and a tenth of all: %v, want what is more", got)
 	}
 }
 
@@ -138,18 +143,18 @@ func TestGaugeForgetsReportedFailures(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		says load.Report
-		want bool
+		want float64
 	}{
-		{"nobody is served there", load.Report{RIF: 0}, false},
-		{"and a latency from before", load.Report{RIF: 0, Latency: ms}, false},
-		{"it fails still", load.Report{RIF: 0, QPS: 1, EPS: 1}, true},
-		{"it says nothing of itself", load.Report{RIF: -1}, true},
+		{"nobody is served there", load.Report{RIF: 0}, 0},
+		{"and a latency from before", load.Report{RIF: 0, Latency: ms}, 0},
+		{"it fails still", load.Report{RIF: 0, QPS: 1, EPS: 1}, 1},
+		{"it says nothing of itself", load.Report{RIF: -1}, 1},
 	} {
 		var g load.Gauge
 		g.Heard(begin, load.Report{RIF: 0, QPS: 5, EPS: 5}, 0)
 		g.Heard(begin+s, tt.says, 0)
-		if got := g.Averse(begin + s); got != tt.want {
-			t.Errorf("%s: averse is %v, want %v", tt.name, got, tt.want)
+		if got := g.Failing(begin + s); got != tt.want {
+			t.Errorf("%s: %v fail, want %v", tt.name, got, tt.want)
 		}
 	}
 }
@@ -170,7 +175,7 @@ func TestGaugeConcurrent(t *testing.T) {
 				if l := g.Latency(); math.Abs(l-float64(s)) > 1e3 {
 					t.Errorf("latency %v, want %v", l, s)
 				}
-				g.Averse(begin)
+				g.Failing(begin)
 			}
 		})
 	}
@@ -185,8 +190,8 @@ func ExampleGauge() {
 	fmt.Println(rif, "in flight,", time.Duration(g.Latency()), "a request")
 	g.Ended(now, true)
 	g.Ended(now, true)
-	fmt.Println("avoid it:", g.Averse(now))
+	fmt.Printf("failing: %.2f\n", g.Failing(now))
 	// Output:
 	// 13 in flight, 8ms a request
-	// avoid it: true
+	// failing: 0.23
 }
