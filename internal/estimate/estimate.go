@@ -20,7 +20,7 @@ const (
 	buckets  = exactRIF + 4*12
 	kept     = 16 // latest samples of a bucket
 	near     = 2  // buckets either side that count as "about this RIF"
-	enough   = 12 // samples make a median
+	enough   = 12 // samples make a median, unless Estimator.Samples says otherwise
 )
 
 // ages are how old a sample may be. Older ones are asked only if there are not enough younger ones. What was seen at this
@@ -32,6 +32,10 @@ var ages = [...]int64{50e6, 250e6, 1e9, 100e9}
 // It is not safe for concurrent use, and takes 23 KB. Times and durations are nanoseconds of any clock that starts anywhere
 // above 0.
 type Estimator struct {
+	// Samples is how many make a median, if there are as many; more than 16 are not kept of a level. 0 means 12, which is
+	// good to some 20 %. Fewer follow what happens faster, and say more by chance.
+	Samples int
+
 	rings [buckets]ring
 }
 
@@ -72,7 +76,10 @@ func (e *Estimator) Record(rif int, latency, now int64) {
 // recorded. A server that has not answered for long says what it last knew: that it is fast would be the worst thing to
 // say.
 func (e *Estimator) Median(rif int, now int64) int64 {
-	own := bucket(rif)
+	own, enough := bucket(rif), enough
+	if e.Samples > 0 {
+		enough = e.Samples
+	}
 	var got [kept * (2*near + 1)]int64
 	for i, age := range ages {
 		n := 0

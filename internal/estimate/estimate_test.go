@@ -34,6 +34,26 @@ func TestMedian(t *testing.T) {
 	}
 }
 
+// TestSamples: few samples are enough to leave older ones out, and as few as asked for.
+func TestSamples(t *testing.T) {
+	const ms, s = int64(1e6), int64(1e9)
+	for _, c := range []struct {
+		samples int
+		want    int64
+	}{{0, 100 * ms}, {4, 10 * ms}, {5, 100 * ms}, {99, 100 * ms}} {
+		e := Estimator{Samples: c.samples}
+		for range 12 {
+			e.Record(3, 100*ms, s)
+		}
+		for range 4 {
+			e.Record(3, 10*ms, s+200*ms)
+		}
+		if got := e.Median(3, s+200*ms); got != c.want {
+			t.Errorf("with %d samples the median is %d ms, want %d", c.samples, got/ms, c.want/ms)
+		}
+	}
+}
+
 // TestLongLife: more requests than an int32 counts.
 func TestLongLife(t *testing.T) {
 	var e Estimator

@@ -27,7 +27,7 @@ type C3Config struct {
 func C3(cfg C3Config) lb.Maker {
 	fill(&cfg.Name, "c3")
 	fill(&cfg.Alpha, 0.9)
-	return lb.Maker{Name: cfg.Name, New: func(env lb.Env) (lb.Balancer, error) {
+	return lb.Maker{Name: cfg.Name, Samples: samples, New: func(env lb.Env) (lb.Balancer, error) {
 		if cfg.Alpha < 0 || cfg.Alpha > 1 {
 			return nil, fmt.Errorf("%s: Alpha = %v, want above 0 and up to 1", cfg.Name, cfg.Alpha)
 		}

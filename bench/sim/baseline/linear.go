@@ -24,7 +24,7 @@ func Linear(cfg LinearConfig) lb.Maker {
 	fill(&cfg.Name, "linear")
 	fill(&cfg.Lambda, 0.5)
 	fill(&cfg.Alpha, 75*time.Millisecond)
-	return lb.Maker{Name: cfg.Name, New: func(env lb.Env) (lb.Balancer, error) {
+	return lb.Maker{Name: cfg.Name, Samples: samples, New: func(env lb.Env) (lb.Balancer, error) {
 		if cfg.Lambda < 0 || cfg.Lambda > 1 {
 			return nil, fmt.Errorf("%s: Lambda = %v, want 0 to 1", cfg.Name, cfg.Lambda)
 		}

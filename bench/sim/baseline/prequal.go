@@ -36,7 +36,7 @@ func Prequal(cfg PrequalConfig) lb.Maker {
 	if !cfg.RIFOnly {
 		fill(&cfg.Quantile, math.Pow(2, -0.25))
 	}
-	return lb.Maker{Name: cfg.Name, New: func(env lb.Env) (lb.Balancer, error) {
+	return lb.Maker{Name: cfg.Name, Samples: samples, New: func(env lb.Env) (lb.Balancer, error) {
 		if cfg.Quantile < 0 || cfg.Quantile > 1 {
 			return nil, fmt.Errorf("%s: Quantile = %v, want 0 to 1", cfg.Name, cfg.Quantile)
 		}

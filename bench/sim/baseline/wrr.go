@@ -29,12 +29,17 @@ func WRR() lb.Maker {
 
 // SmoothedWRR is the weighted round robin that Prequal is compared with (its sections 2 and 5): weights are queries
 // over utilization, both smoothed over ten seconds. The paper gives neither the window nor a blackout, so there is no
-// blackout, and errors do not count.
+// blackout. It has errors count and does not say how; here they count as utilization, as in gRFC A58, which is of the
+// same house. Where they do not, a server that is overloaded looks good by the calls that time out there, since these
+// are queries without any use of the processor, and gets twice its share.
 func SmoothedWRR() lb.Maker {
 	return simple("wrr_smoothed", func(env lb.Env) lb.Balancer {
 		return newWRR(env, func() weigher { return &smoothed{} })
 	})
 }
+
+// penalized is the utilization with the errors (gRFC A58, error_utilization_penalty).
+func penalized(l *lb.Load) float64 { return l.Utilization + l.EPS/l.QPS*wrrPenalty }
 
 // weigher makes a weight of what one server reports.
 type weigher interface {
@@ -53,11 +58,7 @@ func (a *a58) report(now int64, l *lb.Load) {
 	if l.Utilization <= 0 || l.QPS <= 0 {
 		return
 	}
-	utilization := l.Utilization
-	if l.EPS > 0 {
-		utilization += l.EPS / l.QPS * wrrPenalty
-	}
-	a.value, a.updated = l.QPS/utilization, now
+	a.value, a.updated = l.QPS/penalized(l), now
 	if a.began == never {
 		a.began = now
 	}
@@ -84,12 +85,13 @@ func (s *smoothed) report(now int64, l *lb.Load) {
 	if l.Utilization <= 0 || l.QPS <= 0 {
 		return
 	}
+	utilization := penalized(l)
 	w := 0.0
 	if s.at != 0 {
 		w = math.Exp(-float64(now-s.at) / float64(smoothing))
 	}
 	s.qps = w*s.qps + (1-w)*l.QPS
-	s.utilization = w*s.utilization + (1-w)*l.Utilization
+	s.utilization = w*s.utilization + (1-w)*utilization
 	s.at = now
 }
 

@@ -67,13 +67,13 @@ func TestSmoothedWeight(t *testing.T) {
 	if s.weight(1) != 0 {
 		t.Errorf("weight without a report is %v, want 0", s.weight(1))
 	}
-	s.report(1, &lb.Load{QPS: 100, EPS: 90, Utilization: 0.5})
-	if s.weight(1) != 200 {
-		t.Errorf("weight is %v, want 200 at once, whatever the errors", s.weight(1))
+	s.report(1, &lb.Load{QPS: 100, EPS: 50, Utilization: 0.5})
+	if s.weight(1) != 100 {
+		t.Errorf("weight is %v, want 100 at once: errors are utilization", s.weight(1))
 	}
 	s.report(10*second+1, &lb.Load{QPS: 50, Utilization: 1})
 	e := 1 / math.E
-	if got, want := s.weight(1), (100*e+50*(1-e))/(0.5*e+1-e); math.Abs(got-want) > 1e-9 {
+	if got, want := s.weight(1), (100*e+50*(1-e))/(e+1-e); math.Abs(got-want) > 1e-9 {
 		t.Errorf("weight after ten seconds is %v, want %v", got, want)
 	}
 }

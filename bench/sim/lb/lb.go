@@ -133,6 +133,9 @@ type Maker struct {
 	Retry func(now func() int64, random func() uint64) (Retry, error)
 	// Admission makes what decides which requests one server takes; nil takes them all.
 	Admission func(random func() uint64) (Admission, error)
+	// Samples is how many latencies make the median that servers report, where a policy comes with a server's half of its
+	// own; 0 means as many as package server's Load takes.
+	Samples int
 }
 
 // Retry decides about the attempts of one client's calls.

@@ -62,7 +62,7 @@ func quantiles() Scenario {
 	return Scenario{
 		Name: "S4", Title: "quantile of RIF, half of the servers slow (Prequal, Fig. 9)",
 		Question: "How much of the choice should be load, and how much latency?",
-		Servers:  split(&rulesAntagonist), Clients: 100, Work: ClampedNormal(40 * time.Millisecond),
+		Servers:  split(&rulesAntagonist), Clients: 100, Work: SlicedNormal(40*time.Millisecond, slice),
 		Steps: []Step{{Name: "75 %", Load: 0.75, Settle: 25 * time.Second, Measure: 20 * time.Second}},
 	}
 }

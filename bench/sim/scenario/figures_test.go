@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/evenkeel/evenkeel/bench/sim/baseline"
 	"github.com/evenkeel/evenkeel/bench/sim/client"
+	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/bench/sim/server"
 )
 
@@ -177,6 +179,45 @@ func TestValidateMore(t *testing.T) {
 	for _, want := range []string{"keys = -1", "group without servers", "streams = {Part:2", "zipf = -1", `surge["a"] = -1`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name %q: %v", want, err)
+		}
+	}
+}
+
+// brief runs one step of a scenario on half of its fleet, for seconds only.
+func brief(t *testing.T, s Scenario, m lb.Maker) StepResult {
+	t.Helper()
+	s = s.Scaled(0.5)
+	s.Steps = s.Steps[:1]
+	s.Steps[0].Settle, s.Steps[0].Measure = time.Second, 2*time.Second
+	r, err := Run(s, m, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Steps[0]
+}
+
+// TestFigure9: what is published of the ends of the quantiles comes out. By latency nearly alone the slow half still gets
+// calls, since latencies tell servers apart only so well; by latency alone the tail is worse, and nothing fails: a server
+// that is stuck does not look fast by the calls that need no work.
+func TestFigure9(t *testing.T) {
+	of := make(map[string]StepResult)
+	for _, m := range baseline.Figure9() {
+		switch m.Name {
+		case "prequal q=0", "prequal q=0.99", "prequal q=1":
+			of[m.Name] = brief(t, quantiles(), m)
+		}
+	}
+	both, latency := of["prequal q=0.99"], of["prequal q=1"]
+	if fast := both.Shares[0]; fast < 0.8 || fast > 0.97 {
+		t.Errorf("by latency nearly alone %.3f of the calls go to the fast half, want most, but not all", fast)
+	}
+	if latency.Errors() != 0 {
+		t.Errorf("by latency alone %v of the calls fail, want none", latency.Errors())
+	}
+	worst := latency.Latency.Quantile(0.99)
+	for name, r := range of {
+		if p99 := r.Latency.Quantile(0.99); name != "prequal q=1" && p99*5/4 > worst {
+			t.Errorf("%s has a p99 of %d ms, by latency alone it is %d; want that to be the worst by far", name, p99/1e6, worst/1e6)
 		}
 	}
 }

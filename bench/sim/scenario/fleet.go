@@ -23,6 +23,7 @@ type Fleet struct {
 
 	scenario *Scenario
 	seed     uint64
+	samples  int       // lb.Maker.Samples
 	members  []*Member // by index, those that have left included
 	shown    []lb.Server
 	clients  []*client.Client
@@ -100,8 +101,11 @@ func (f *Fleet) group(name string) *Group {
 }
 
 func (f *Fleet) add(g *Group) *Member {
-	i := len(f.members)
-	m := &Member{Server: server.New(f.Sim, g.Server), Index: i, Group: g, Instance: &registry.Instance{
+	i, cfg := len(f.members), g.Server
+	if cfg.Samples == 0 {
+		cfg.Samples = f.samples
+	}
+	m := &Member{Server: server.New(f.Sim, cfg), Index: i, Group: g, Instance: &registry.Instance{
 		ID: fmt.Sprintf("s%d", i), Addr: fmt.Sprintf("10.%d.%d.%d:80", i>>16, i>>8&255, i&255), Zone: g.Zone,
 		Weight: g.Weight, Labels: map[string]string{"group": g.Name},
 	}}

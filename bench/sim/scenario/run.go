@@ -160,7 +160,7 @@ func Run(s Scenario, m lb.Maker, seed uint64) (result *Result, err error) {
 	}()
 	r := &run{sim: engine.New(), scenario: &s, current: -1, callers: make(map[int]*client.Client),
 		result: &Result{Scenario: s.Name, Policy: m.Name, Seed: seed}}
-	r.fleet = &Fleet{Sim: r.sim, Rand: engine.NewStream(seed, "actions", 0), scenario: &s, seed: seed}
+	r.fleet = &Fleet{Sim: r.sim, Rand: engine.NewStream(seed, "actions", 0), scenario: &s, seed: seed, samples: m.Samples}
 	for i := range s.Servers {
 		for range s.Servers[i].Count {
 			r.fleet.add(&s.Servers[i])

@@ -145,6 +145,17 @@ func ClampedNormal(mu time.Duration) Work {
 	}}
 }
 
+// SlicedNormal is ClampedNormal on cores that are handed out a slice at a time: no request needs less than a slice. While
+// there are cores to spare that is as good as nothing; where there are not, a request with hardly any work waits for its
+// turn like all others, instead of being answered at once by a server that is stuck.
+func SlicedNormal(mu, slice time.Duration) Work {
+	m, least := float64(mu), float64(slice)
+	z := least/m - 1
+	below := math.Erfc(-z/math.Sqrt2) / 2 // the part that has a slice
+	mean := least*below + m*(1-below) + m*math.Exp(-z*z/2)/math.Sqrt(2*math.Pi)
+	return Work{time.Duration(mean), func(r *rand.Rand) float64 { return max(least, m*(1+r.NormFloat64())) }}
+}
+
 // Scaled returns the scenario with so many times its servers and clients, at least one server in a group, and one
 // client. Loads are parts of what the servers can do and stay, and so do rates for each client.
 func (s Scenario) Scaled(size float64) Scenario {

@@ -46,6 +46,8 @@ type Config struct {
 	Window time.Duration
 	// Throttle is what the machine does to it when it wants more than there is; zero is nothing but to share what there is.
 	Throttle Throttle
+	// Samples is how many latencies make the median that it reports; 0 means as many as package server's Load takes.
+	Samples int
 	// ProbeCost is the processor time that answering a probe takes; 0 means 50 µs, negative none.
 	ProbeCost time.Duration
 }
@@ -168,6 +170,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("window = %v, want more than 0, or 0 for 10s", c.Window)
 	case c.Throttle.After < 0 || bad(c.Throttle.To):
 		return fmt.Errorf("throttle = %+v, want 0 or more", c.Throttle)
+	case c.Samples < 0:
+		return fmt.Errorf("samples = %d, want 1 or more, or 0 for those of server.Load", c.Samples)
 	}
 	return nil
 }
@@ -212,7 +216,7 @@ func New(sim *engine.Sim, cfg Config) *Server {
 		cfg.ProbeCost = 0
 	}
 	s := &Server{sim: sim, cfg: cfg, shares: cfg.Cores, cores: cfg.Cores, health: 1, shared: 1, last: sim.Now()}
-	s.speed = cfg.Speed
+	s.speed, s.report.Samples = cfg.Speed, cfg.Samples
 	s.window.init(int64(cfg.Window), sim.Now())
 	return s
 }
@@ -460,7 +464,9 @@ func (s *Server) Crash() {
 
 // Restart ends a crash, a hang or a pause. What the server knew about itself is forgotten.
 func (s *Server) Restart() {
-	s.change(func() { s.down, s.hung, s.paused, s.report = false, false, 0, estimate.Estimator{} })
+	s.change(func() {
+		s.down, s.hung, s.paused, s.report = false, false, 0, estimate.Estimator{Samples: s.cfg.Samples}
+	})
 }
 
 // RIF is how many requests it has in flight.

@@ -422,7 +422,7 @@ func TestProbeCost(t *testing.T) {
 }
 
 func TestNewRejects(t *testing.T) {
-	for _, cfg := range []Config{{Cores: -1}, {Speed: -1}, {Workers: -1}, {Queue: -1}, {Window: -1},
+	for _, cfg := range []Config{{Cores: -1}, {Speed: -1}, {Workers: -1}, {Queue: -1}, {Window: -1}, {Samples: -1},
 		{Cores: math.NaN()}} {
 		func() {
 			defer func() {
