@@ -36,7 +36,8 @@ const (
 	// gain is the part by which the limit changes in a period, for each factor e that the zone is too slow; and regain
 	// the part of the cut that ends in a period in which it is fast enough.
 	gain, regain = 0.07, 0.03
-	// doubt is how many standard errors a zone must be too slow by. It is no more, since the limit itself does not swing.
+	// doubt is how many standard errors are put down to chance. A whole one would let a zone be slower than it may in a
+	// surge, and less than this is enough only where calls are many: where they are few, excess asks for more.
 	doubt = 0.3
 	// mostSpill leaves a part of the calls in the zone, or nobody would know when it is well again.
 	mostSpill = 0.95
