@@ -148,13 +148,16 @@ func (e *PeakEWMA) Seen() bool { return e.word.Load() != 0 }
 //
 // What was heard of longer ago is less certain, so that endpoint has the benefit of the doubt: its estimate fades by the
 // time between the last samples of the two, with mean lifetime decay, though not below half of the other's. So one
-// that was slow is tried again while others are called. Nothing fades for time in which neither was called: a fleet
-// that was idle still knows which are slow, and does not run all to one.
+// that was slow is tried again while others are called, sooner if it is in doubt and the other is not. Nothing fades for
+// time in which neither was called: a fleet that was idle still knows which are slow, and does not run all to one.
 func Compare(a, b *PeakEWMA, decay float64) (x, y float64) {
 	wordA, wordB := a.word.Load(), b.word.Load()
 	x, y = value(wordA), value(wordB)
 	if wordA == 0 || wordB == 0 {
 		return x, y
+	}
+	if doubtful(wordA) && doubtful(wordB) {
+		decay /= doubt // one answer from each is all that is known where calls are rare, and it is worth keeping
 	}
 	switch d := ticks(wordA, wordB); {
 	case d > 0 && x > y*benefit:

@@ -21,7 +21,8 @@ const (
 
 // lasts is how long the estimate of m lasts while others are called, in parts of decay.
 func lasts(m *load.PeakEWMA, now int64) float64 {
-	var other load.PeakEWMA // is fast, and was called 1 s later
+	var other load.PeakEWMA // is fast, beyond doubt, and was called 1 s later
+	other.Record(load.Sample{Now: now, Latency: 1}, decay, penalty)
 	other.Record(load.Sample{Now: now + s, Latency: 1}, decay, penalty)
 	faded, _ := load.Compare(m, &other, decay)
 	return 1e9 / decay / math.Log(m.Estimate()/faded)
@@ -145,6 +146,20 @@ func TestCompare(t *testing.T) {
 				t.Errorf("the other way round: %v, %v; want %v, %v", p, q, y, x)
 			}
 		})
+	}
+}
+
+// TestCompareFirstAnswers: as long as there is one answer from each, neither is doubted more than the other.
+func TestCompareFirstAnswers(t *testing.T) {
+	var a, b load.PeakEWMA
+	a.Record(load.Sample{Now: begin, Latency: 50 * ms}, decay, penalty)
+	b.Record(load.Sample{Now: begin + 5*s, Latency: 10 * ms}, decay, penalty)
+	if x, _ := load.Compare(&a, &b, decay); math.Abs(x-50e6*math.Exp(-.5)) > 5e4 {
+		t.Errorf("%v from an answer 5 s earlier, want it to fade as if beyond doubt", time.Duration(x))
+	}
+	b.Record(load.Sample{Now: begin + 5*s + 20*ms, Latency: 10 * ms}, decay, penalty)
+	if x, _ := load.Compare(&a, &b, decay); x > 6e6 {
+		t.Errorf("%v when the other's is confirmed, want it to fade five times as fast", time.Duration(x))
 	}
 }
 
