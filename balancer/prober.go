@@ -235,7 +235,7 @@ func (q *prober) send(in inquiry) (kept bool) {
 }
 
 // refused reports whether err says that no probe will be answered: the server does not know of them, or lets nobody ask
-// who does not say who it is, which a probe cannot.
+// who does not say who it is, which a probe does not do where the application says it by an interceptor.
 func (q *prober) refused(in *inquiry, err error) bool {
 	code := outcome.Code(err)
 	switch code {
