@@ -106,6 +106,9 @@ func (e *PeakEWMA) Record(s Sample, decay, penalty float64) {
 		if !s.Failed && (s.Latency < 0 || s.Cancelled && latency <= value(old)) {
 			return
 		}
+		if !s.Failed && old != 0 && uint32(old) == uint32(s.Now>>tick) {
+			return // no time has passed, so it counts nothing: the rest would write what is there
+		}
 		next, unsure := latency, true
 		if old != 0 {
 			next, unsure = revise(old, s, latency, decay)
