@@ -15,6 +15,7 @@ type spill struct {
 	cut      float64 // by which part the limit is below what would do for all calls, 0 to 1
 	near     tide    // in the zone
 	far      tide    // elsewhere
+	met      bool    // somebody in the zone could be used once
 
 	// Means over the last spillWindow.
 	asked  float64 // calls that begin anywhere, in a nanosecond
@@ -156,8 +157,13 @@ func (s *spill) bound(least, missing float64) {
 	s.fraction = min(max(s.fraction, least, 1-overprovision*(1-missing)), mostSpill)
 }
 
-// lost says that nobody in the zone can be used. When it is back, calls return little by little.
-func (s *spill) lost() { s.fraction, s.cut = mostSpill, 1 }
+// lost says that nobody in the zone can be used. When it is back, calls return little by little. A zone that was never
+// there is not back: a client that starts is not all that there is for it, and connections elsewhere are often there first.
+func (s *spill) lost() {
+	if s.met {
+		s.fraction, s.cut = mostSpill, 1
+	}
+}
 
 // excess is by how much near is too slow: the logarithm of the factor, 0 if that may be chance, and negative if it is faster
 // than it may be.

@@ -206,8 +206,10 @@ func (r *route) divide(p *policy, previous *candidates, matched []*Endpoint) {
 		if len(z.near.members) == 0 && all > 0 {
 			r.spill.lost()
 		}
+		r.spill.met = r.spill.met || len(z.near.members) > 0
 		return
 	}
+	r.spill.met = true
 	var before zones
 	if previous != nil && previous.zones != nil {
 		before = zones{near: previous.zones.near, far: previous.zones.far}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
+	"github.com/evenkeel/evenkeel/internal/lbtest"
 	"github.com/evenkeel/evenkeel/registry"
 )
 
@@ -260,6 +261,28 @@ func TestZoneWithoutInstances(t *testing.T) {
 	w.live(10*time.Second, 100)
 	left, _ = w.live(10*time.Second, 100)
 	w.wantLeft("later", left, 0.002, 0.08)
+}
+
+// TestZoneStart: a client that starts, and is connected elsewhere first, uses its zone as soon as that is there.
+func TestZoneStart(t *testing.T) {
+	ins := zoned(1, 2)
+	cc := lbtest.New()
+	cc.Refuse = func(addr string) error {
+		if addr == ins[0].Addr {
+			return errRefused
+		}
+		return nil
+	}
+	r := bareRig(t, cc)
+	r.update(near(nil), ins)
+	if got := r.calls(30, ask{}); got["i0"] != 0 {
+		t.Fatalf("calls go to %v, and the zone is not connected", got)
+	}
+	cc.Refuse = nil
+	r.reconnect(ins[0].Addr)
+	if got := r.calls(300, ask{}); got["i0"] < 240 {
+		t.Errorf("calls go to %v, want all but about a tenth to i0, in the zone", got)
+	}
 }
 
 // TestZoneGrows: instances that join the zone are not missing there until they are connected to.
