@@ -110,6 +110,7 @@ type policy struct {
 	watching  atomic.Bool // watch looks at the endpoints
 	spiller   clock.Timer // for the next adjustment of what leaves the zone
 	spilledAt int64       // when the last was
+	oddZone   string      // the local zone that strangeZone has told of
 	publisher clock.Timer // for the end of the window
 	idle      []*child    // to be told to connect again
 	tasks     sync.WaitGroup
@@ -241,6 +242,15 @@ func (p *policy) stop(t clock.Timer) {
 // UpdateClientConnState implements [gbalancer.Balancer]: it takes over what the resolver found and publishes it
 // before it returns.
 func (p *policy) UpdateClientConnState(s gbalancer.ClientConnState) error {
+	err := p.update(s)
+	if zone, others := p.strangeZone(); zone != "" {
+		slog.Warn("evenkeel: no instance is in the zone that the client prefers, so calls go anywhere", "service", p.service,
+			"zone.local", zone, "zones", others)
+	}
+	return err
+}
+
+func (p *policy) update(s gbalancer.ClientConnState) error {
 	beacon.Light(s.ResolverState.Attributes)
 	next, ok := s.BalancerConfig.(*settings)
 	if !ok && s.BalancerConfig != nil {

@@ -3,6 +3,7 @@ package balancer
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/evenkeel/evenkeel/internal/callctx"
@@ -240,6 +241,31 @@ func inZone(matched []*Endpoint, zone string) int {
 		}
 	}
 	return n
+}
+
+// strangeZone returns the client's zone and those of the instances if it is none of these, once for each zone: most likely
+// it is misspelt, and nothing would ever stay in it.
+func (p *policy) strangeZone() (local string, others []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	local = p.settings.zone.Local
+	if local == "" || local == p.oddZone {
+		return "", nil
+	}
+	for _, e := range p.known {
+		switch zone := e.Instance().Zone; {
+		case zone == local:
+			return "", nil
+		case zone != "" && !slices.Contains(others, zone):
+			others = append(others, zone)
+		}
+	}
+	if len(p.known) == 0 {
+		return "", nil
+	}
+	p.oddZone = local
+	slices.Sort(others)
+	return local, others
 }
 
 // part is a candidate set without members for a part of s.

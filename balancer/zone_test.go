@@ -1,10 +1,13 @@
 package balancer
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -282,6 +285,31 @@ func TestZoneStart(t *testing.T) {
 	r.reconnect(ins[0].Addr)
 	if got := r.calls(300, ask{}); got["i0"] < 240 {
 		t.Errorf("calls go to %v, want all but about a tenth to i0, in the zone", got)
+	}
+}
+
+// TestStrangeZone: a zone that nobody is in is off, and the log says so once for each.
+func TestStrangeZone(t *testing.T) {
+	var log bytes.Buffer
+	old := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(old)
+	c := func(zone string) Config { return Config{Zone: Zone{Local: zone}} }
+	r := newRig(t, c("A"), nil)
+	for _, step := range []struct {
+		zone string
+		ins  []registry.Instance
+		want int
+	}{
+		{"A", zoned(1, 1), 1}, {"A", zoned(2, 2), 1}, {"a", zoned(2, 2), 1}, {"c", zoned(2, 2), 2}, {"b", zoned(2, 2), 2},
+	} {
+		r.update(c(step.zone), step.ins)
+		if got := strings.Count(log.String(), "no instance is in the zone"); got != step.want {
+			t.Errorf("zone %s: %d warnings, want %d:\n%s", step.zone, got, step.want, log.String())
+		}
+	}
+	if want := `service=orders zone.local=A zones="[a b]"`; !strings.Contains(log.String(), want) {
+		t.Errorf("want %s in\n%s", want, log.String())
 	}
 }
 
