@@ -243,7 +243,7 @@ func (p *policy) stop(t clock.Timer) {
 // before it returns.
 func (p *policy) UpdateClientConnState(s gbalancer.ClientConnState) error {
 	err := p.update(s)
-	if zone, others := p.strangeZone(); zone != "" {
+	if zone, others := p.strangeZone(s.ResolverState); zone != "" {
 		slog.Warn("evenkeel: no instance is in the zone that the client prefers, so calls go anywhere", "service", p.service,
 			"zone.local", zone, "zones", others)
 	}

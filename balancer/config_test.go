@@ -292,7 +292,7 @@ func TestConfigErrorsNameEveryField(t *testing.T) {
 				check(`"-1s"`, "-1s")
 				check(`"soon"`, `"soon"`)
 				check(`"1000000000h"`, `"1000000000h"`) // more than 64 bits
-				check("5", "a JSON number")
+				check("5", `a JSON number, want a text such as "30ms"`)
 			case kind.Kind() == reflect.Int:
 				check("-1", "-1")
 				check("2.5", "a JSON number 2.5")

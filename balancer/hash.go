@@ -32,8 +32,8 @@ func init() { RegisterStrategy("hash", parseSettings[Hash]) }
 // preference and not a promise: correctness must not depend on it.
 type Hash struct {
 	// Metadata names the outgoing metadata that is the key of calls without [WithHashKey]; empty means none.
-	// Several values are joined by commas (gRFC A76). It must not end in "-bin" or begin with "grpc-". It costs an allocation for each call;
-	// WithHashKey costs none.
+	// Several values are joined by commas (gRFC A76). It must not end in "-bin" or begin with "grpc-". It costs an
+	// allocation for each call; WithHashKey costs none.
 	Metadata string `json:"metadata,omitempty"`
 	// MaxLoad is how many times its share of the calls under way an instance may have, from 1 to 100; 0 means 1.25.
 	// What counts is this client's calls. Up to two calls are never too many.

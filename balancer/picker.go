@@ -279,7 +279,8 @@ func (s *candidates) search(ask Call, call *callctx.Call) (*Endpoint, bool) {
 }
 
 // start counts the call in and says how its end is to be reported.
-func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64, claim uint32, kept bool, g *gauge) (gbalancer.PickResult, error) {
+func (k *picker) start(info gbalancer.PickInfo, e *Endpoint, call *callctx.Call, watcher callctx.Observer, now int64,
+	claim uint32, kept bool, g *gauge) (gbalancer.PickResult, error) {
 	sc := e.subConn()
 	if sc == nil { // lost between the choice and here
 		if claim != 0 {

@@ -24,7 +24,8 @@ type weightedJSON struct {
 
 // MarshalJSON implements [json.Marshaler].
 func (s Weighted) MarshalJSON() ([]byte, error) {
-	return json.Marshal(weightedJSON{s.Load, strictjson.Duration(s.Blackout), strictjson.Duration(s.Expiration), strictjson.Duration(s.Update), s.ErrorPenalty})
+	return json.Marshal(weightedJSON{s.Load, strictjson.Duration(s.Blackout), strictjson.Duration(s.Expiration),
+		strictjson.Duration(s.Update), s.ErrorPenalty})
 }
 
 // UnmarshalJSON implements [json.Unmarshaler]; fields that it does not know are an error.

@@ -116,6 +116,10 @@ func (s *spill) step(period float64, near, far reading, tolerance float64) {
 	s.asked += part * (float64(near.begun+far.begun)/period - s.asked)
 	s.served += part * (float64(near.over)/period - s.served)
 	s.busy += part * (open - s.busy)
+	if !s.near.known && !s.far.known { // calls under way say nothing while it is not known how long they take
+		s.fraction = 0
+		return
+	}
 
 	limit := s.limit(open, tolerance)
 	// As many calls stay as the zone has served lately, and more or less to come nearer to the limit.

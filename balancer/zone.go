@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync/atomic"
 
+	gresolver "google.golang.org/grpc/resolver"
+
 	"github.com/evenkeel/evenkeel/internal/callctx"
 	"github.com/evenkeel/evenkeel/outcome"
 )
@@ -243,25 +245,25 @@ func inZone(matched []*Endpoint, zone string) int {
 	return n
 }
 
-// strangeZone returns the client's zone and those of the instances if it is none of these, once for each zone: most likely
-// it is misspelt, and nothing would ever stay in it.
-func (p *policy) strangeZone() (local string, others []string) {
+// strangeZone returns the client's zone and those of the instances that the resolver found if it is none of these, once
+// for each zone: most likely it is misspelt, and nothing would ever stay in it.
+func (p *policy) strangeZone(s gresolver.State) (local string, others []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	local = p.settings.zone.Local
-	if local == "" || local == p.oddZone {
+	found := listOf(s) // all: those of a subset may be elsewhere by chance
+	if local == "" || local == p.oddZone || len(found) == 0 {
 		return "", nil
 	}
-	for _, e := range p.known {
-		switch zone := e.Instance().Zone; {
-		case zone == local:
+	for _, ep := range found {
+		in := instanceOf(ep)
+		switch {
+		case in == nil || in.Zone == "":
+		case in.Zone == local:
 			return "", nil
-		case zone != "" && !slices.Contains(others, zone):
-			others = append(others, zone)
+		case !slices.Contains(others, in.Zone):
+			others = append(others, in.Zone)
 		}
-	}
-	if len(p.known) == 0 {
-		return "", nil
 	}
 	p.oddZone = local
 	slices.Sort(others)

@@ -204,6 +204,25 @@ func TestZoneBursts(t *testing.T) {
 	w.wantLeft("in bursts", away, 0.002, 0.1)
 }
 
+// TestZoneSlowCalls: before it is known how long calls take, and they take long, those that are under way are no reason to
+// leave; neither when a client starts, nor when it has not called for minutes.
+func TestZoneSlowCalls(t *testing.T) {
+	for _, rate := range []int{10, 500} {
+		w := newTown(t, near(nil), zoned(40, 40))
+		for _, h := range w.servers {
+			h.far = time.Second
+		}
+		w.cc.Settle()
+		first := func() float64 {
+			left, _ := w.live(900*time.Millisecond, rate)
+			return left
+		}
+		w.wantLeft(fmt.Sprintf("at first, %d a second", rate), first(), 0, 0.3)
+		w.advance(10 * time.Minute)
+		w.wantLeft(fmt.Sprintf("after a break, %d a second", rate), first(), 0, 0.3)
+	}
+}
+
 // TestZoneOthers: what calls with another filter do is not this filter's business.
 func TestZoneOthers(t *testing.T) {
 	w := newTown(t, near(LeastRequest{}), zoned(4, 9))
@@ -301,7 +320,7 @@ func TestStrangeZone(t *testing.T) {
 		ins  []registry.Instance
 		want int
 	}{
-		{"A", zoned(1, 1), 1}, {"A", zoned(2, 2), 1}, {"a", zoned(2, 2), 1}, {"c", zoned(2, 2), 2}, {"b", zoned(2, 2), 2},
+		{"A", nil, 0}, {"A", zoned(1, 1), 1}, {"A", zoned(2, 2), 1}, {"a", zoned(2, 2), 1}, {"c", zoned(2, 2), 2}, {"b", zoned(2, 2), 2},
 	} {
 		r.update(c(step.zone), step.ins)
 		if got := strings.Count(log.String(), "no instance is in the zone"); got != step.want {

@@ -111,6 +111,9 @@ func join(outer, field string) string {
 
 // inJSON is what people write in JSON for a value of type t.
 func inJSON(t reflect.Type) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch {
 	case t == reflect.TypeFor[Duration]():
 		return `a text such as "30ms" or "1m30s"`
