@@ -96,6 +96,7 @@ func TestErrorsNameWhatIsKnown(t *testing.T) {
 		"-scoreboard -policies random":   "-policies is no choice with -subsets and -scoreboard",
 		"-against foo":                   `-against "foo" is none of the policies of S2, which are: evenkeel/hash, `,
 		"-policies random -against c3":   `-against "c3" is none of the policies of S2, which are: random`,
+		"-policies all -against foo":     `-against "foo" is none of the policies of S2`,
 		"-readme nowhere.md":             "-readme nowhere.md: open nowhere.md:",
 		"-readme main.go":                `-readme main.go: want the lines "<!-- begin S2 -->"`,
 		"-subsets -readme main.go":       `-readme main.go: want the lines "<!-- begin S10 -->"`,

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/evenkeel/evenkeel/bench/sim/lb"
 	"github.com/evenkeel/evenkeel/bench/sim/report"
 	"github.com/evenkeel/evenkeel/bench/sim/scenario"
 )
@@ -46,7 +47,7 @@ func newPlan(s scenario.Scenario, o options) (plan, error) {
 			p.jobs = append(p.jobs, scenario.Job{Scenario: p.scenario, Policy: m, Seed: uint64(seed + 1)})
 		}
 	}
-	if o.againstSet && !slices.Contains(names, o.against) && !slices.Equal(names, []string{"all"}) {
+	if o.againstSet && !slices.ContainsFunc(makers, func(m lb.Maker) bool { return m.Name == o.against }) {
 		return p, fmt.Errorf("-against %q is none of the policies of %s, which are: %s", o.against, s.Name, strings.Join(names, ", "))
 	}
 	return p, errors.Join(p.scenario.Validate(), report.Check(p.scenario))

@@ -17,6 +17,7 @@ import (
 // A scenario of one's own: ten servers of four cores, of which one is ten times as slow, under two policies with three seeds
 // each. The policy of this library has any configuration that a channel could have.
 func ExampleAll() {
+	defer slog.SetDefault(slog.Default())
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // or each ejection is logged
 	s := scenario.Scenario{
 		Name: "orders", Title: "one of ten is slow", Question: "What does it cost?",

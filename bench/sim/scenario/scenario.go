@@ -176,7 +176,8 @@ func (s Scenario) Scaled(size float64) Scenario {
 	return s
 }
 
-// Stretched returns the scenario with measurements so many times as long. What settles keeps its time.
+// Stretched returns the scenario with measurements so many times as long. What settles keeps its time, and so do events:
+// a scenario with one late in a step becomes invalid if that is made too short for it.
 func (s Scenario) Stretched(times float64) Scenario {
 	steps := make([]Step, len(s.Steps))
 	for i, st := range s.Steps {
