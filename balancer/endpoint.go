@@ -87,10 +87,13 @@ func (e *Endpoint) counted() *tally {
 
 // connection is one READY spell of an endpoint.
 type connection struct {
-	sc   gbalancer.SubConn
-	way  atomic.Pointer[grpc.ClientConnInterface] // for line; nil until somebody calls there
-	mute atomic.Bool                              // the server does not answer probes
+	sc        gbalancer.SubConn
+	way       atomic.Pointer[grpc.ClientConnInterface] // for line; nil until somebody calls there
+	muteUntil atomic.Int64                             // when the server may be probed
 }
+
+// muteAt reports whether the server is not to be probed at that time.
+func (c *connection) muteAt(now int64) bool { return now < c.muteUntil.Load() }
 
 type slot struct{ key, value any }
 

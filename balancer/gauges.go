@@ -79,10 +79,10 @@ func knownRIF(e *Endpoint, now int64) float64 {
 	return float64(max(rif, own))
 }
 
-// mute reports whether e cannot be probed, since its server does not know of probes.
-func (e *Endpoint) mute() bool {
+// mute reports whether e cannot be probed just now, since its server does not know of probes or turns them away.
+func (e *Endpoint) mute(now int64) bool {
 	conn := e.conn.Load()
-	return conn != nil && conn.mute.Load()
+	return conn != nil && conn.muteAt(now)
 }
 
 // validateAll returns the first error.

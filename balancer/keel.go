@@ -206,7 +206,7 @@ func (c *keelChooser) Choose(call Call) int {
 	if call.Attempt == 0 {
 		c.explore(any, call.Now)
 		switch {
-		case c.members[any].mute() || c.fleet.heard.Load() <= call.Now-c.maxAge:
+		case c.members[any].mute(call.Now) || c.fleet.heard.Load() <= call.Now-c.maxAge:
 		case c.fresh(any, call.Now) && c.rand()%4 == 0:
 			best = any
 		default:

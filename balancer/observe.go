@@ -181,7 +181,7 @@ type EndpointState struct {
 	// For strategies that probe how busy instances are (keel, prequal).
 	Probes     uint64 // that it answered with figures, in time or up to a second late
 	Unanswered uint64 // that it did not answer in time, or with an error
-	Mute       bool   // it does not know of probes or turns them away, and gets none over this connection
+	Mute       bool   // it gets none over this connection, since it does not know of them; or turned one away, and none for 1 min
 }
 
 // loader is implemented by a strategy that has a figure of its own for an endpoint's load.
@@ -225,7 +225,7 @@ func (p *policy) describe() ChannelState {
 			Instance: e.Instance().Clone(), State: e.child.state, Err: e.child.err,
 			InFlight: e.InFlight(), Share: float64(e.part()) / fullShare, Calls: e.started.Load(), Failures: e.failures.Load(),
 			Kept: kept(e), Ejected: e.phase() == ejected, Probing: e.phase() == probing, Ejections: e.sentence.level,
-			Probes: e.counted().answered.Load(), Unanswered: e.counted().unanswered.Load(), Mute: e.mute(),
+			Probes: e.counted().answered.Load(), Unanswered: e.counted().unanswered.Load(), Mute: e.mute(now),
 		}
 		if es.Ejected {
 			es.Remaining = nanoseconds(max(0, e.sentence.until-now))

@@ -3,12 +3,15 @@ package balancer
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/evenkeel/evenkeel/balancer/load"
@@ -140,9 +143,7 @@ func TestOverdueProbesAreBounded(t *testing.T) {
 	heard := make(notices, maxOverdue+maxProbers)
 	for sent := 0; sent < maxOverdue+maxProbers; {
 		for range maxProbers {
-			twin := &Endpoint{child: e.child}
-			twin.conn.Store(e.conn.Load())
-			if !q.probe(twin, 0, time.Millisecond, heard) {
+			if !q.probe(twinOf(e), 0, time.Millisecond, heard) {
 				t.Fatalf("probe %d was not sent", sent)
 			}
 			<-s.entered
@@ -163,7 +164,148 @@ func TestOverdueProbesAreBounded(t *testing.T) {
 	}
 }
 
-// TestProbeTurnedAway: who turns probes away is not asked again, and the log says so once; who fails otherwise is.
+// twinOf is another endpoint on the connection of e.
+func twinOf(e *Endpoint) *Endpoint {
+	twin := &Endpoint{child: e.child}
+	twin.conn.Store(e.conn.Load())
+	return twin
+}
+
+// soon receives what has to come, whatever the machine is busy with.
+func soon[T any](t *testing.T, c <-chan T, what string) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("nothing came: %s", what)
+	}
+	return v
+}
+
+// TestFarServersKeepNoPlace: while many servers have long to answer, since they usually take long, others are asked and
+// heard at once; those that answer within their time are not missing, and those that do not are, at their timeout.
+func TestFarServersKeepNoPlace(t *testing.T) {
+	leak.Check(t)
+	s := newSlowServer()
+	_, _, far := dial(t, loadServer(t, s.answer))
+	_, _, near := dial(t, loadServer(t, func(context.Context) (*orcapb.OrcaLoadReport, error) {
+		return &orcapb.OrcaLoadReport{NamedMetrics: map[string]float64{probe.RIF: 1}}, nil
+	}))
+	clock := &fakeClock{now: start}
+	q := &prober{p: &policy{clock: clock}}
+	defer q.close()
+	const batches, n = 4, 4 * maxProbers
+	heard, prompt := make(notices, 2*n), make(notices, 1)
+	for range batches {
+		for range maxProbers {
+			if !q.probe(twinOf(far), 0, 400*time.Millisecond, heard) {
+				t.Fatal("a probe was not sent")
+			}
+			soon(t, s.entered, "a probe of a far server")
+		}
+		clock.pass(placeTime)
+		if !q.probe(near, 0, placeTime, prompt) {
+			t.Fatal("the near server was not probed")
+		}
+		if got := soon(t, prompt, "the answer of a near server"); !got.ok || got.sent != got.now {
+			t.Errorf("heard %+v of the near server, want an answer at once", got)
+		}
+	}
+	if len(heard) > 0 {
+		t.Fatalf("heard %+v of a far server within its time", <-heard)
+	}
+	for i := range n / 2 {
+		s.let <- int64(i)
+		if got := soon(t, heard, "the answer of a far server"); !got.ok || got.now-got.sent > int64(batches*placeTime) {
+			t.Errorf("heard %+v of a far server, want its answer", got)
+		}
+	}
+	clock.pass(400 * time.Millisecond)
+	for range n / 2 {
+		if got := soon(t, heard, "that an answer is missing"); got.ok || got.now-got.sent != 400e6 {
+			t.Errorf("heard %+v of a server that hangs, want that it is missing after 400 ms", got)
+		}
+	}
+	if aside, late := q.aside.Load(), q.late.Load(); aside != 0 || late != n/2 {
+		t.Errorf("%d answers in time and %d overdue ones are waited for, want none and %d", aside, late, n/2)
+	}
+	q.close()
+	if late, left := q.late.Load(), clock.pending(); late != 0 || left != 0 {
+		t.Errorf("%d goroutines and %d timers are left", late, left)
+	}
+}
+
+// forgetful is an application's credentials, which cannot be had once.
+type forgetful struct{ asked atomic.Int32 }
+
+func (f *forgetful) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if f.asked.Add(1) == 1 {
+		return nil, errors.New("the token service is away")
+	}
+	return map[string]string{"authorization": "token"}, nil
+}
+
+func (*forgetful) RequireTransportSecurity() bool { return false }
+
+// TestProbeWithoutTokenOnce: a moment without a valid token, seen by the client or by the server, silences probes for a
+// minute and not for as long as the connection lasts, which it does with a server that does not know of probes.
+func TestProbeWithoutTokenOnce(t *testing.T) {
+	leak.Check(t)
+	figures := &orcapb.OrcaLoadReport{NamedMetrics: map[string]float64{probe.RIF: 3}}
+	once := func(code codes.Code) func(context.Context) (*orcapb.OrcaLoadReport, error) {
+		var asked atomic.Int32
+		return func(context.Context) (*orcapb.OrcaLoadReport, error) {
+			if asked.Add(1) == 1 {
+				return nil, fails(code)
+			}
+			return figures, nil
+		}
+	}
+	well := func(context.Context) (*orcapb.OrcaLoadReport, error) { return figures, nil }
+	for name, tt := range map[string]struct {
+		server func(context.Context) (*orcapb.OrcaLoadReport, error)
+		opts   []grpc.DialOption
+		back   bool
+	}{
+		"no token to be had": {well, []grpc.DialOption{grpc.WithPerRPCCredentials(new(forgetful))}, true},
+		"a token expired":    {once(codes.Unauthenticated), nil, true},
+		"a role was missing": {once(codes.PermissionDenied), nil, true},
+		"no such service":    {once(codes.Unimplemented), nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, e := dial(t, loadServer(t, tt.server), tt.opts...)
+			clock := &fakeClock{now: start}
+			q := &prober{p: &policy{clock: clock}}
+			defer q.close()
+			heard := make(notices, 1)
+			ask := func() bool { return q.probe(e, clock.Now(), time.Second, heard) }
+			if !ask() {
+				t.Fatal("no probe was sent")
+			}
+			if got := soon(t, heard, "the end of the first probe"); got.ok {
+				t.Fatalf("heard %+v, want no answer", got)
+			}
+			clock.pass(time.Minute - 1)
+			if !e.mute(clock.Now()) || ask() {
+				t.Error("it was asked again within a minute")
+			}
+			clock.pass(1)
+			if e.mute(clock.Now()) == tt.back || ask() != tt.back {
+				t.Fatalf("after a minute it is mute: %v, want %v", e.mute(clock.Now()), !tt.back)
+			}
+			for again := 0; tt.back && again < 2; again++ {
+				if got := soon(t, heard, "an answer"); !got.ok || got.rif != 3 {
+					t.Errorf("heard %+v after a minute, want 3 requests in flight", got)
+				}
+				if again == 0 && !ask() {
+					t.Error("it was not asked a third time")
+				}
+			}
+		})
+	}
+}
+
+// TestProbeTurnedAway: who turns probes away is not asked again at once, and the log says so once; who fails otherwise is.
 func TestProbeTurnedAway(t *testing.T) {
 	leak.Check(t)
 	var log bytes.Buffer
@@ -194,7 +336,7 @@ func TestProbeTurnedAway(t *testing.T) {
 			t.Errorf("%v: the log says %q", code, said)
 		}
 		if mute { // after a reconnect
-			e.conn.Load().mute.Store(false)
+			e.conn.Load().muteUntil.Store(0)
 			log.Reset()
 			if !p.prober.probe(e, 0, time.Minute, heard) {
 				t.Error("the next process is not asked")

@@ -346,7 +346,9 @@ func TestReportsOfCalls(t *testing.T) {
 func TestMixedFleet(t *testing.T) {
 	r, _ := probedRig(t, Config{Strategy: Keel{}}, 10)
 	for i, e := range r.p.known {
-		e.conn.Load().mute.Store(i >= 5)
+		if i >= 5 {
+			e.conn.Load().muteUntil.Store(math.MaxInt64)
+		}
 	}
 	r.paced(100)
 	old := 0

@@ -3,6 +3,7 @@ package balancer
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,10 +38,15 @@ type Prober interface {
 }
 
 const (
-	// maxProbers is how many goroutines of a policy wait for answers to probes that are in time. In a data center one of
-	// them gets some thousand answers a second, so all together send more than the calls of one channel ask for; servers
-	// that hang keep one each from its work, for a timeout.
+	// maxProbers is how many places there are for goroutines of a policy that send probes and wait for the answers. In a
+	// data center one of them gets some thousand answers a second, so all together send more than the calls of one channel
+	// ask for; servers that are far away or hang keep one each from its work, for placeTime.
 	maxProbers = 16
+	// placeTime is how long a goroutine keeps its place; then it waits on beside the others, and another may send.
+	placeTime = 20 * time.Millisecond
+	// maxAside is how many do that whose answers are still in time. One more keeps its place until its timeout. The overdue
+	// ones are counted apart, so that servers that hang leave room for those that are far away.
+	maxAside = 256
 	// maxQueued is how many probes wait for a goroutine. One more is not sent: what it would say is old by the time.
 	maxQueued = 256
 	// patience is how long after the question an answer is still taken.
@@ -48,6 +54,9 @@ const (
 	// maxOverdue is how many probes of a policy may be waited for beyond their timeout, one for each endpoint, with a
 	// goroutine each. One more is cancelled at its timeout.
 	maxOverdue = 256
+	// turnedAway is how long a server that turns probes away for lack of credentials is not asked: it, or gRPC on its
+	// behalf, says so too when a token has just expired or could not be had.
+	turnedAway = time.Minute
 )
 
 // What Endpoint.probes says.
@@ -73,8 +82,9 @@ type prober struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	idle   atomic.Int32 // workers that wait for a probe
-	hired  atomic.Int32 // workers, without those that wait for an overdue answer
-	late   atomic.Int32 // these
+	hired  atomic.Int32 // workers that have a place
+	aside  atomic.Int32 // those that have none and wait for an answer that may yet be in time
+	late   atomic.Int32 // those that wait for an overdue one
 	refuse sync.Once    // the log says once that probes are turned away
 
 	mu      sync.Mutex // orders hire, enter and close
@@ -92,7 +102,7 @@ func (q *prober) open() {
 // probe implements [Env.Probe]. It is on the path of a pick: it takes no lock, but to hire one of the first workers.
 func (q *prober) probe(e *Endpoint, now int64, timeout time.Duration, to Answerer) bool {
 	conn := e.conn.Load()
-	if conn == nil || conn.mute.Load() || e.probes.Load()&underWay != 0 || e.probes.Or(underWay)&underWay != 0 {
+	if conn == nil || conn.muteAt(now) || e.probes.Load()&underWay != 0 || e.probes.Or(underWay)&underWay != 0 {
 		return false
 	}
 	if sc, ok := conn.sc.(Prober); ok {
@@ -197,11 +207,20 @@ func (q *prober) work() {
 	}
 }
 
-// errand is a probe on its way. Its end and its timeout race for settled.
+// errand is a probe on its way. Its end, the loss of its worker's place and its timeout race to move it on; who does that
+// counts the worker where it belongs now.
 type errand struct {
-	in      inquiry
-	settled atomic.Bool
+	in    inquiry
+	stage atomic.Uint32
 }
+
+// The stages of an errand, some of which it may skip.
+const (
+	inPlace     = uint32(iota) // its worker has a place
+	stoodAside                 // it has none any more
+	saidMissing                // the answer was said to be missing
+	settled                    // it ended
+)
 
 // send probes and waits. It is false if the worker has waited for so long that its place was given away.
 func (q *prober) send(in inquiry) (kept bool) {
@@ -209,6 +228,9 @@ func (q *prober) send(in inquiry) (kept bool) {
 	defer cancel()
 	in.sent = q.p.clock.Now()
 	a := &errand{in: in}
+	if in.timeout > placeTime {
+		defer q.p.clock.AfterFunc(placeTime, func() { q.standAside(a) }).Stop()
+	}
 	defer q.p.clock.AfterFunc(in.timeout, func() {
 		if !q.postpone(a) {
 			cancel()
@@ -219,12 +241,17 @@ func (q *prober) send(in inquiry) (kept bool) {
 	err := in.conn.line().Invoke(ctx, probe.Method, new(emptypb.Empty), reply)
 	r, ok := reportOf(reply)
 	ok = ok && err == nil && r.RIF >= 0
-	if err == nil && !ok || q.refused(&in, err) {
-		in.conn.mute.Store(true) // until there is another process, which comes with another connection
+	if !ok {
+		q.heed(&in, err)
 	}
-	if !a.settled.Swap(true) {
+	switch a.stage.Swap(settled) {
+	case inPlace:
 		q.answered(&in, r, ok)
 		return true
+	case stoodAside:
+		q.aside.Add(-1)
+		q.answered(&in, r, ok)
+		return false
 	}
 	in.e.probes.And(^overdue)
 	q.late.Add(-1)
@@ -234,26 +261,48 @@ func (q *prober) send(in inquiry) (kept bool) {
 	return false
 }
 
-// refused reports whether err says that no probe will be answered: the server does not know of them, or lets nobody ask
-// who does not say who it is, which a probe does not do where the application says it by an interceptor.
-func (q *prober) refused(in *inquiry, err error) bool {
+// heed has a server that will not answer probes left in peace. One that does not know of them, or answers without
+// figures, gets none until there is another process, which comes with another connection. One that lets nobody ask who
+// does not say who it is, which a probe does not do where the application says it by an interceptor, gets none for a while.
+func (q *prober) heed(in *inquiry, err error) {
 	code := outcome.Code(err)
 	switch code {
-	case codes.Unimplemented:
-		return true
+	case codes.OK, codes.Unimplemented:
+		in.conn.muteUntil.Store(math.MaxInt64)
 	case codes.Unauthenticated, codes.PermissionDenied:
+		in.conn.muteUntil.Store(q.p.clock.Now() + int64(turnedAway))
 		q.refuse.Do(func() {
 			i := in.e.Instance()
-			slog.Warn("evenkeel: an instance turns probes of its load away, and is not asked again: let "+probe.Method+
-				" pass where calls are authenticated", "service", q.p.service, "instance", i.ID, "addr", i.Addr, "code", code)
+			slog.Warn("evenkeel: an instance turns probes of its load away, and gets none for a minute: let "+
+				probe.Method+" pass where calls are authenticated", "service", q.p.service, "instance", i.ID, "addr", i.Addr,
+				"code", code, "err", err)
 		})
-		return true
 	}
-	return false
 }
 
-// postpone says that the answer has not come in time, and lets its worker wait on, with another in its place. It is false
-// if too many do already.
+// standAside gives the place of a worker to another, while its answer is still in time.
+func (q *prober) standAside(a *errand) {
+	if !q.enter() {
+		return
+	}
+	defer q.workers.Done()
+	if q.aside.Add(1) <= maxAside && a.stage.CompareAndSwap(inPlace, stoodAside) {
+		q.vacate()
+		return
+	}
+	q.aside.Add(-1)
+}
+
+// vacate gives a place away.
+func (q *prober) vacate() {
+	q.hired.Add(-1)
+	if len(q.queue) > 0 {
+		q.hire()
+	}
+}
+
+// postpone says that the answer has not come in time, and lets its worker wait on, without a place. It is false if too
+// many do already.
 func (q *prober) postpone(a *errand) bool {
 	if !q.enter() {
 		return false
@@ -264,13 +313,18 @@ func (q *prober) postpone(a *errand) bool {
 		return false
 	case a.in.e.probes.Or(overdue)&overdue != 0: // it has been waiting for an answer from there for longer
 		return false
-	case q.late.Add(1) <= maxOverdue && !a.settled.Swap(true):
-		q.hired.Add(-1)
-		if len(q.queue) > 0 {
-			q.hire()
+	}
+	if q.late.Add(1) <= maxOverdue {
+		switch a.stage.Swap(saidMissing) {
+		case inPlace:
+			q.vacate()
+			q.answered(&a.in, load.Report{}, false)
+			return true
+		case stoodAside:
+			q.aside.Add(-1)
+			q.answered(&a.in, load.Report{}, false)
+			return true
 		}
-		q.answered(&a.in, load.Report{}, false)
-		return true
 	}
 	q.late.Add(-1)
 	a.in.e.probes.And(^overdue)

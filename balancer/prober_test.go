@@ -124,10 +124,10 @@ func (a answers) Answer(_ *Endpoint, _, _ int64, r load.Report, ok bool) {
 }
 
 // dial is a real channel of this policy to one address, connected, and its only endpoint.
-func dial(t testing.TB, addr string) (*grpc.ClientConn, *policy, *Endpoint) {
+func dial(t testing.TB, addr string, opts ...grpc.DialOption) (*grpc.ClientConn, *policy, *Endpoint) {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithDefaultServiceConfig(ServiceConfig(Config{})),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+addr, append(opts, grpc.WithDefaultServiceConfig(ServiceConfig(Config{})),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,28 +216,39 @@ func TestProbeOfAServerWithoutIt(t *testing.T) {
 	}
 }
 
-// TestProbesAreBounded: servers that hang keep a bounded number of goroutines, and probes that would wait for one for
-// too long are not sent.
+// TestProbesAreBounded: servers that hang keep a bounded number of goroutines, however long they have, and probes that
+// would wait for one for too long are not sent.
 func TestProbesAreBounded(t *testing.T) {
 	leak.Check(t)
-	addr := loadServer(t, func(ctx context.Context) (*orcapb.OrcaLoadReport, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	})
-	_, p, e := dial(t, addr)
-	sent := 0
-	for range 2 * (maxProbers + maxQueued) {
-		twin := &Endpoint{child: e.child}
-		twin.conn.Store(e.conn.Load())
-		if p.prober.probe(twin, 0, time.Hour, make(answers, 1)) {
-			sent++
+	s := newSlowServer()
+	_, _, e := dial(t, loadServer(t, s.answer))
+	clock := &fakeClock{now: start}
+	q := &prober{p: &policy{clock: clock}}
+	defer q.close()
+	flood := func() (sent int) {
+		for range 2 * (maxProbers + maxQueued) {
+			if q.probe(twinOf(e), 0, time.Hour, make(notices, 1)) {
+				sent++
+			}
 		}
+		return sent
 	}
-	if most := maxProbers + maxQueued; sent < maxQueued || sent > most {
+	if sent, most := flood(), maxProbers+maxQueued; sent < maxQueued || sent > most {
 		t.Errorf("%d probes were sent, want %d to %d", sent, maxQueued, most)
 	}
-	if n := p.prober.hired.Load(); n != maxProbers {
-		t.Errorf("%d goroutines wait for answers, want %d", n, maxProbers)
+	entered := 0
+	for range maxAside/maxProbers + 3 { // the last ones cannot stand aside
+		flood() // so that somebody waits
+		for ; entered < maxProbers+int(q.aside.Load()); entered++ {
+			soon(t, s.entered, "a probe that has a place")
+		}
+		clock.pass(placeTime)
+	}
+	if hired, aside := q.hired.Load(), q.aside.Load(); hired != maxProbers || aside != maxAside || entered != maxProbers+maxAside {
+		t.Errorf("%d goroutines wait in a place and %d without, for %d probes; want %d and %d", hired, aside, entered, maxProbers, maxAside)
+	}
+	if n := len(s.entered); n > 0 {
+		t.Errorf("%d probes more are under way", n)
 	}
 }
 

@@ -229,7 +229,7 @@ func (f *figures) encode() []byte {
 
 // Register adds the service that answers probes. Serve does not announce it, and no wrapper of this module limits it. An
 // interceptor of yours that authenticates has to let its method pass, /evenkeel.v1.Load/Probe: a probe carries no metadata
-// that interceptors of the client add. A client that is turned away says so in its log, and does without.
+// that interceptors of the client add. A client that is turned away says so in its log, and does without for a minute.
 func (l *Load) Register(s grpc.ServiceRegistrar) { s.RegisterService(&loadService, prober{l}) }
 
 // loadServer is the service.
