@@ -13,18 +13,20 @@ import (
 func init() { RegisterStrategy("peak_ewma", parseSettings[PeakEWMA]) }
 
 // PeakEWMA draws a few distinct instances at random and chooses the one where the call is expected to end first:
-// the latency estimate times the calls in flight there, counting this one, relative to its weight (the signals of Finagle's
-// peak-EWMA). The estimate is a mean over Decay. A failure counts as an answer that took Penalty, at once, so that an
-// instance that fails fast attracts nothing.
+// the latency estimate times the calls in flight there, counting this one, relative to its weight (the signals of
+// Finagle's peak-EWMA). The estimate is a mean over Decay. A failure counts as an answer that took Penalty, at
+// once, so that an instance that fails fast attracts nothing.
 //
-// One bad answer is not believed like many. A slow one, however slow, keeps an instance without calls for less than Decay
-// while others of its kind are called, where it is 53 s by the published rule if it took 1 s instead of 5 ms; a
-// failure for one and a half times Decay; the next in a row for longer. ADR-0027 has the reasons. An instance that was
-// never used gets one call to find out, and no second one before the first has ended.
+// One bad answer is not believed like many. While others of its kind are called, one of 1 s where others take 5 ms
+// keeps an instance without calls for less than Decay, or a little more if it is the first of all, where it is
+// 53 s by the published rule; hardly any does for more than one and a half times Decay. A failure does for about
+// that long; the next in a row for longer. ADR-0027 has the reasons. An instance that was never used gets one call
+// to find out, and no second one before the first has ended.
 type PeakEWMA struct {
 	// Choices is how many instances are drawn, from 2 to 10; 0 means 2.
 	Choices int
-	// Decay is the mean lifetime of a latency sample, and of the distrust in an instance that is not called; 0 means 10 s.
+	// Decay is the mean lifetime of a latency sample, and of the distrust in an instance that is not called; 0 means
+	// 10 s.
 	Decay time.Duration
 	// Penalty is the latency that a failure counts as; 0 means 5 s.
 	Penalty time.Duration

@@ -21,11 +21,13 @@ const (
 
 // lasts is how long the estimate of m lasts while others are called, in parts of decay.
 func lasts(m *load.PeakEWMA, now int64) float64 {
-	var other load.PeakEWMA // is fast, beyond doubt, and was called 1 s later
-	other.Record(load.Sample{Now: now, Latency: 1}, decay, penalty)
-	other.Record(load.Sample{Now: now + s, Latency: 1}, decay, penalty)
-	faded, _ := load.Compare(m, &other, decay)
-	return 1e9 / decay / math.Log(m.Estimate()/faded)
+	var other load.PeakEWMA // is fast, beyond doubt, and was called 1 s and 2 s later
+	var faded [3]float64
+	for i := range faded {
+		other.Record(load.Sample{Now: now + int64(i)*s, Latency: 1}, decay, penalty)
+		faded[i], _ = load.Compare(m, &other, decay)
+	}
+	return 1e9 / decay / math.Log(faded[1]/faded[2])
 }
 
 func TestPeakEWMA(t *testing.T) {
@@ -54,27 +56,33 @@ func TestPeakEWMA(t *testing.T) {
 			{3 * s, ok(2 * ms), 2e6 + 8e6*e(-.2), no}, {7 * s, ok(2 * ms), 2e6 + 8e6*e(-.2)*e(-.4), no}}},
 		{"a slower one too", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
 			{s + 100*ms, ok(110 * ms), 10e6 + 100e6*(1-e(-.01)), no}}},
-		{"and for a fifth at most", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no}, {60 * s, ok(35 * ms), 15e6, no}}},
+		{"and for a fifth at most", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
+			{60 * s, ok(35 * ms), 15e6, no}}},
 		{"a much slower one may be chance", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
 			{60 * s, ok(s), 208e6, yes}}},
 		{"a second one confirms it", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
 			{60 * s, ok(s), 208e6, yes}, {62 * s, ok(400 * ms), 400e6 - 192e6*e(-1), no}}},
 		{"not one that was under way", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
-			{60 * s, ok(s), 208e6, yes}, {60*s + 100*ms, ok(400 * ms), 208e6 + 192e6*(1-e(-.05)), yes}}},
+			{60 * s, ok(s), 208e6, yes}, {60*s + 100*ms, ok(400 * ms), 208e6, yes}}},
+		{"nor does that one keep a later one from it", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
+			{60 * s, ok(s), 208e6, yes}, {60*s + 100*ms, ok(400 * ms), 208e6, yes},
+			{60*s + 450*ms, ok(400 * ms), 304e6, no}}},
 		{"a fast failure is a slow answer", []event{{0, failed(1), 5e9, yes}}},
 		{"at once", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no}, {s, failed(1), 5e9, yes}}},
 		{"a slow failure is as slow as it was", []event{{0, failed(8 * s), 8e9, yes}}},
 		{"a failure is never faster than what is known", []event{{0, ok(9 * s), 9e9, yes}, {0, failed(1), 9e9, yes}}},
 		{"failures at one moment are one event", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
-			{2 * s, failed(10 * ms), 5e9, yes}, {2*s + 2*ms, failed(10 * ms), 5e9, yes}, {2*s + 3*ms, failed(10 * ms), 5e9, yes}}},
+			{2 * s, failed(10 * ms), 5e9, yes}, {2*s + 2*ms, failed(10 * ms), 5e9, yes},
+			{2*s + 3*ms, failed(10 * ms), 5e9, yes}}},
 		{"a failure of a later call confirms it", []event{{0, failed(1), 5e9, yes}, {15 * s, failed(1), 5e9, no}}},
-		{"a penalty is forgotten with the first success", []event{{0, failed(1), 5e9, yes}, {20 * s, ok(10 * ms), 10e6 + 4990e6*e(-10), no}}},
+		{"a penalty is forgotten with the first success", []event{{0, failed(1), 5e9, yes},
+			{20 * s, ok(10 * ms), 10e6 + 4990e6*e(-10), no}}},
 		{"one confirmed is not so soon", []event{{0, failed(1), 5e9, yes}, {15 * s, failed(1), 5e9, no},
 			{25 * s, ok(10 * ms), 10e6 + 4990e6*e(-1), no}}},
 		{"a stream is no latency", []event{{0, ok(10 * ms), 10e6, yes}, {0, ok(-1), 10e6, yes}}},
 		{"but a stream may fail", []event{{0, failed(-1), 5e9, yes}}},
-		{"a caller that waited longer than expected counts", []event{{0, ok(10 * ms), 10e6, yes}, {s, ok(10 * ms), 10e6, no},
-			{60 * s, cancelled(35 * ms), 15e6, no}}},
+		{"a caller that waited longer than expected counts", []event{{0, ok(10 * ms), 10e6, yes},
+			{s, ok(10 * ms), 10e6, no}, {60 * s, cancelled(35 * ms), 15e6, no}}},
 		{"one that gave up early does not", []event{{0, ok(10 * ms), 10e6, yes}, {0, cancelled(9 * ms), 10e6, yes}}},
 		{"the clock goes backwards", []event{{0, ok(50 * ms), 50e6, yes}, {-1800 * s, ok(10 * ms), 50e6, yes},
 			{-1799 * s, ok(60 * ms), 55e6, no}}},
@@ -179,9 +187,10 @@ func (w *twin) left(d int64) float64 {
 
 func (w *twin) record(p load.Sample) {
 	latency, age := float64(p.Latency), p.Now-w.at
+	underWay := age > 0 && age <= max(p.Latency, 0)
 	if p.Failed {
 		latency = max(latency, penalty)
-	} else if p.Latency < 0 || p.Cancelled && latency <= w.value {
+	} else if p.Latency < 0 || p.Cancelled && latency <= w.value || w.unsure && underWay {
 		return
 	}
 	if !w.seen {
@@ -189,7 +198,7 @@ func (w *twin) record(p load.Sample) {
 		return
 	}
 	was, share := w.value, 1-w.left(age)
-	confirmed := w.unsure && age > max(p.Latency, 0)
+	confirmed := w.unsure && age > 0 && !underWay
 	if confirmed {
 		share = max(share, 0.5)
 	} else if latency > was {
@@ -212,9 +221,9 @@ func (w *twin) record(p load.Sample) {
 	w.value, w.at = max(w.value, 1), p.Now
 }
 
-// TestAgainstTwin feeds both the same random life. The metric keeps time in ticks of a millisecond, so they may differ
-// by what a tick decays: a ten-thousandth for each update that counts. Where a rounding decides about a doubt they
-// part for a while, which is rare.
+// TestAgainstTwin feeds both the same random life. The metric keeps time in ticks of a millisecond, so they may
+// differ by what a tick decays: a ten-thousandth for each update that counts. Where a rounding decides about a
+// doubt they part for a while, which is rare.
 func TestAgainstTwin(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	samples, apart := 0, 0
@@ -247,6 +256,54 @@ func TestAgainstTwin(t *testing.T) {
 	}
 	if apart > samples/200 {
 		t.Errorf("differs from the twin after %d of %d samples, want next to none", apart, samples)
+	}
+}
+
+// TestOverlappingCalls: however many calls are in flight, an estimate is confirmed within two latencies, and then
+// follows what the answers say in the configured time, not in a fifth of it.
+func TestOverlappingCalls(t *testing.T) {
+	for _, inFlight := range []int64{1, 2, 10, 20, 50} {
+		var m load.PeakEWMA
+		now := begin
+		answer := func(latency int64, d time.Duration) {
+			for end := now + int64(d); now < end; now += latency / inFlight {
+				m.Record(load.Sample{Now: now, Latency: latency}, decay, penalty)
+			}
+		}
+		answer(100*ms, 200*time.Millisecond)
+		if got := lasts(&m, now); math.Abs(got-1) > 0.01 {
+			t.Errorf("%d in flight: the first estimate lasts for %.3f times decay, want it confirmed", inFlight, got)
+		}
+		answer(100*ms, 5*time.Second)
+		answer(150*ms, 2*time.Second)
+		if got, want := m.Estimate(), 100e6+50e6*(1-math.Exp(-0.2)); math.Abs(got-want) > 1e6 {
+			t.Errorf("%d in flight: %v after 2 s of 150 ms instead of 100 ms, want %v",
+				inFlight, time.Duration(got), time.Duration(want))
+		}
+		m.Record(load.Sample{Now: now, Latency: ms, Failed: true}, decay, penalty)
+		answer(100*ms, time.Second) // of what was under way, and then of nine calls one after another at least
+		if got := m.Estimate(); got > 200e6 {
+			t.Errorf("%d in flight: %v a second after a failure, want at most twice what it was",
+				inFlight, time.Duration(got))
+		}
+	}
+}
+
+// TestOverlappingCallsThatDiffer: nor does it take an even stream of answers that take the same time.
+func TestOverlappingCallsThatDiffer(t *testing.T) {
+	for _, inFlight := range []float64{1, 10, 50} {
+		rnd := rand.New(rand.NewPCG(3, 4))
+		var m load.PeakEWMA
+		answers, unsure := 0, 0
+		for now := begin; now < begin+100*s; now += int64(100e6 / inFlight * rnd.ExpFloat64()) {
+			m.Record(load.Sample{Now: now, Latency: int64(100e6 * (0.5 + rnd.Float64()))}, decay, penalty)
+			if answers++; lasts(&m, now) < 0.9 {
+				unsure++
+			}
+		}
+		if unsure > answers/50 {
+			t.Errorf("%v in flight: in doubt after %d of %d answers, want next to none", inFlight, unsure, answers)
+		}
 	}
 }
 
@@ -313,7 +370,8 @@ func ExamplePeakEWMA() {
 func ExampleCompare() {
 	var fast, slow load.PeakEWMA
 	record := func(m *load.PeakEWMA, at, latency time.Duration) {
-		m.Record(load.Sample{Now: int64(at), Latency: int64(latency)}, float64(load.DefaultDecay), float64(load.DefaultPenalty))
+		sample := load.Sample{Now: int64(at), Latency: int64(latency)}
+		m.Record(sample, float64(load.DefaultDecay), float64(load.DefaultPenalty))
 	}
 	record(&slow, 1*time.Second, 100*time.Millisecond)
 	record(&slow, 2*time.Second, 100*time.Millisecond)
