@@ -225,6 +225,10 @@ func (g *gate) timingLocked(method string) *timing {
 func (g *gate) closeLocked(now int64) {
 	w := g.window
 	seen, took := w.profile(), now-w.from
+	// By Little's law half of the limit or more was in use for no longer than this. The rest of the window is no overload,
+	// be it an hour without calls: a window lasts until it has seen enough of them. Half, because a small limit is not
+	// full all the time in an overload either.
+	busy := int64(max(1, min(float64(took), 2*w.sum/g.limit)))
 	refused := float64(w.refused) / float64(max(w.arrivals, 1))
 	g.waiting = seen.mean
 	g.window = counts{from: now}
@@ -232,7 +236,7 @@ func (g *gate) closeLocked(now int64) {
 		g.probedLocked(now, seen)
 		return
 	}
-	g.probe.countLocked(refused, took)
+	g.probe.countLocked(refused, took, busy)
 	switch {
 	case refused <= pressure && !g.probe.refusedFor(g.interval):
 		g.pressed = false
@@ -244,7 +248,7 @@ func (g *gate) closeLocked(now int64) {
 	case refused > pressure && !g.pressed:
 		g.pressed = true // what came before the pressure is in this window too: it says nothing about either
 	case g.dueLocked():
-		g.beginProbeLocked(now, seen, float64(w.ends)/float64(took))
+		g.beginProbeLocked(now, seen, float64(w.ends)/float64(busy))
 	default:
 		slope := min(growth, max(0.5, g.aimLocked()/seen.mean))
 		g.setLocked(0.5*g.limit + 0.5*(slope*g.limit+more))

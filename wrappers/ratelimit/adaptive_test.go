@@ -173,6 +173,71 @@ func TestGateStartsOverloaded(t *testing.T) {
 	}
 }
 
+// TestGateRareCalls: windows of rare calls are long, and an hour without a call is no hour of overload. A burst that is
+// cut a little is no reason to measure anything.
+func TestGateRareCalls(t *testing.T) {
+	const ms = time.Millisecond
+	type bursts struct {
+		n, calls int
+		every    time.Duration
+	}
+	cases := []struct {
+		name string
+		do   []bursts // of calls that come at once and take 10 ms
+	}{
+		{"an idle hour", []bursts{{1003, 5, 100 * ms}, {1, 5, time.Hour}, {1, 21, time.Second}, {40, 5, time.Second}}},
+		{"hourly bursts that are cut", []bursts{{10, 5, time.Second}, {50, 21, time.Hour}}},
+		{"the clock goes backwards", []bursts{{13, 5, time.Second}, {1, 5, time.Hour}, {1, 21, -ms}, {40, 5, time.Second}}},
+	}
+	for _, c := range cases {
+		g := testGate(t, Adaptive{Enabled: true}, 1)
+		now, refused := int64(1), 0
+		for _, b := range c.do {
+			for range b.n {
+				var in []*timing
+				for range b.calls {
+					if v, tm, _ := g.arrive(now, "/s/m", outcome.NoDeadline); v == enter {
+						in = append(in, tm)
+					}
+				}
+				refused += b.calls - len(in)
+				for _, tm := range in {
+					g.leave(now+int64(10*ms), now, tm, served)
+				}
+				if st := g.state(); st.Probing || st.Limit < 20 {
+					t.Fatalf("%s: after %v, %d refused: %+v, want a limit of 20 or more and no probe", c.name,
+						time.Duration(now), refused, st)
+				}
+				now += int64(b.every)
+			}
+		}
+		if refused == 0 {
+			t.Errorf("%s: nothing was refused, so nothing is shown", c.name)
+		}
+	}
+}
+
+// TestGateForgetsOverload: an overload almost long enough for a probe, a minute of rare calls, and another overload. The
+// second is not taken for the end of the first.
+func TestGateForgetsOverload(t *testing.T) {
+	s := newSim(8, services[0].draw, testGate(t, Adaptive{Enabled: true}, 3), 2)
+	s.run(2*time.Second, 240)
+	for s.gate.probe.began == 0 || s.gate.probe.on { // the first probe finds the limit
+		s.run(10*time.Millisecond, 2400)
+	}
+	for s.gate.probe.refused < int64(9*time.Second) {
+		if s.run(10*time.Millisecond, 2400); s.gate.probe.on {
+			t.Fatalf("a probe after %v of overload", time.Duration(s.gate.probe.refused))
+		}
+	}
+	s.run(time.Minute, 2)
+	for range 300 {
+		if s.run(10*time.Millisecond, 2400); s.gate.probe.on {
+			t.Fatalf("a probe within %v after a minute without overload", time.Duration(s.now))
+		}
+	}
+}
+
 type gateStep struct {
 	at        time.Duration
 	do        string // "arrive", "ok", "fail", "timeout": the oldest call in progress ends so

@@ -24,6 +24,8 @@ const (
 	heavy = 0.25
 	// hasty is how soon after a probe another may follow when the limit has shrunk by itself.
 	hasty = int64(2 * time.Second)
+	// forget is the time in which, when nothing is refused, what was counted falls to 37 %.
+	forget = int64(time.Second)
 	// patience is the least time that a probe waits for its calls.
 	patience = int64(10 * time.Second)
 )
@@ -58,19 +60,20 @@ type probe struct {
 	began       int64
 	limit, next float64
 	at          profile // at next
-	rate        float64 // ends per ns, at limit
+	rate        float64 // ends per ns in use, at limit
 	after       float64 // the limit after the last one, or when the limit did not bind
 	refused     int64   // ns under heavy refusals since the last one
 }
 
-// countLocked counts took ns in which this share of the calls was refused. When none are, the overload is over, and
-// what was counted is forgotten within some seconds.
-func (p *probe) countLocked(share float64, took int64) {
+// countLocked counts a window of took ns in which this share of the calls was refused, and in which the server can have
+// been overloaded for busy ns. When none are refused the overload is over, and what was counted is forgotten within
+// some seconds.
+func (p *probe) countLocked(share float64, took, busy int64) {
 	if share == 0 {
-		p.refused -= p.refused / 10
+		p.refused = int64(float64(p.refused) * math.Exp(-float64(took)/float64(forget)))
 		return
 	}
-	p.refused += int64(min(1, share/heavy) * float64(took))
+	p.refused += int64(min(1, share/heavy) * float64(busy))
 }
 
 // refusedFor reports whether there were heavy refusals for d, or as many in a longer time.
