@@ -9,10 +9,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // chain is four services, each of which calls the next one to answer, the last of which is down. Each has one server,
@@ -144,6 +146,28 @@ func TestChainStorm(t *testing.T) {
 // errStop is what a handler of the service below returns to have it answer with a pushback that forbids retries.
 var errStop = status.Error(codes.Unavailable, "leave me alone")
 
+// errLong is one that answers with a pushback of more than a minute.
+var errLong = status.Error(codes.Unavailable, "come back tomorrow")
+
+// noneFor is what a limiter on the client refuses a call with that may come back after so long.
+func noneFor(d time.Duration) error {
+	s, err := status.New(codes.ResourceExhausted, "too many calls").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(d)})
+	if err != nil {
+		panic(err)
+	}
+	return s.Err()
+}
+
+// refusing is an interceptor that lets no call of the method through.
+func refusing(err error) grpc.UnaryClientInterceptor {
+	return func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoker grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		if name == unaryKind.declared() {
+			return err
+		}
+		return invoker(ctx, name, req, reply, cc, opts...)
+	}
+}
+
 // below is a service that a handler calls: its server fails as err says.
 func below(t *testing.T, p Policy, err error, inner ...grpc.UnaryClientInterceptor) *fleet {
 	r := newTest(t, Config{Policy: p})
@@ -151,8 +175,8 @@ func below(t *testing.T, p Policy, err error, inner ...grpc.UnaryClientIntercept
 		if rerr := receive(s); rerr != nil {
 			return rerr
 		}
-		if err == errStop {
-			md := metadata.Pairs(pushbackKey, "-1")
+		if push := map[error]string{errStop: "-1", errLong: "86400000"}[err]; push != "" {
+			md := metadata.Pairs(pushbackKey, push)
 			if k == unaryKind {
 				_ = grpc.SetTrailer(s.Context(), md)
 			} else {
@@ -192,6 +216,7 @@ func TestCallerIsTold(t *testing.T) {
 		fails  error // of the service below; nil: it answers well
 		plain  bool  // the method there is not declared idempotent
 		gone   bool  // there is no connection to it
+		local  error // what an interceptor on the client refuses every call with
 		opens  int64 // a breaker opens after so many calls that it lets through, less one; 0: there is none
 		detach func(context.Context) context.Context
 		does   func(grpc.ServerStream, error) error
@@ -232,6 +257,11 @@ func TestCallerIsTold(t *testing.T) {
 		{name: "one attempt is the policy", policy: chainStop(Policy{MaxAttempts: 1}), fails: errDown, does: pass, want: "[]"},
 		{name: "told not to", policy: chainStop(Policy{}), fails: errStop, does: pass, want: "[-1]"},
 		{name: "told not to, one attempt", policy: chainStop(Policy{MaxAttempts: 1}), fails: errStop, does: pass, want: "[-1]"},
+		{name: "told to wait for long", policy: chainStop(Policy{}), fails: errLong, does: pass, want: "[-1]"},
+		{name: "a limiter has none for long", policy: chainStop(Policy{Codes: []codes.Code{codes.ResourceExhausted}}),
+			local: noneFor(2 * time.Minute), does: pass, want: "[]"},
+		{name: "a limiter has none", policy: chainStop(Policy{Codes: []codes.Code{codes.ResourceExhausted}}),
+			local: noneFor(time.Second), does: pass, want: "[]"},
 		{name: "hedged", policy: chainStop(Policy{Hedge: Hedge{Delay: time.Second}}), fails: errDown, does: pass, want: "[-1]"},
 		{name: "dry run", policy: chainStop(Policy{DryRun: true}), fails: errDown, does: pass, want: "[]"},
 		{name: "dry run, told not to", policy: chainStop(Policy{DryRun: true}), fails: errStop, does: pass, want: "[]"},
@@ -242,6 +272,9 @@ func TestCallerIsTold(t *testing.T) {
 				var inner []grpc.UnaryClientInterceptor
 				if tt.opens > 0 {
 					inner = append(inner, opensAfter(tt.opens-1))
+				}
+				if tt.local != nil {
+					inner = append(inner, refusing(tt.local))
 				}
 				b := below(t, tt.policy, tt.fails, inner...).warm()
 				defer b.close()
@@ -281,18 +314,24 @@ func pushbackOf(f *fleet, k kind) string {
 // TestRetriesHelp: while most retries succeed, what fails in spite of them is for those further up to try again.
 func TestRetriesHelp(t *testing.T) {
 	for _, tt := range []struct {
-		k kind
-		p Policy
+		k     kind
+		p     Policy
+		hedge bool // each retry's first attempt fails, and its hedge answers
 	}{
-		{unaryKind, Policy{}},
-		{unaryKind, Policy{Hedge: Hedge{Delay: time.Second}}},
-		{serverKind, Policy{}},
+		{k: unaryKind},
+		{k: unaryKind, p: Policy{Hedge: Hedge{Delay: time.Second}}},
+		{k: unaryKind, p: Policy{Hedge: Hedge{Delay: 10 * time.Millisecond}}, hedge: true},
+		{k: serverKind},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			tt.p.ChainStop, tt.p.Budget = true, budget(t, 1000, 0)
 			var outage atomic.Bool
 			b := newFleet(t, 1, roundRobin, newTest(t, Config{Policy: tt.p}), func(i int, _ kind, s grpc.ServerStream) error {
-				if outage.Load() || PreviousAttempts(s.Context()) == 0 {
+				before := PreviousAttempts(s.Context())
+				if tt.hedge && before > 0 {
+					_ = takes(s.Context(), 20*time.Millisecond) // so the hedge is under way when the other fails
+				}
+				if outage.Load() || before == 0 || tt.hedge && before == 1 {
 					return errDown
 				}
 				return echo(i, s)

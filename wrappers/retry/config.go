@@ -50,7 +50,7 @@ type Policy struct {
 	// handler fails with the same code, then the handler's caller is told not to repeat it either, by the same trailer
 	// of gRFC A6, which the retries of every gRPC client obey. It is not told if no attempt got through to the service,
 	// since another instance of the handler's service may do better, nor if the policy was not to repeat the call, nor
-	// while most retries succeed: then retries further up help too.
+	// while most retries of the last minutes succeed: then retries further up help too.
 	ChainStop bool
 	// DryRun decides and reports, pays from the budget, and sends nothing: every call has one attempt. Timeouts are
 	// not applied either.

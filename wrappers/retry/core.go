@@ -45,6 +45,9 @@ type failure struct {
 	code codes.Code
 	// unsent: it is certain that nothing was sent, so no handler ran.
 	unsent bool
+	// local: by all appearances a limiter on the client refused, before anything was sent. It is not certain: where an
+	// interceptor keeps the call options to itself, a server's limiter looks the same.
+	local bool
 	// timedOut: AttemptTimeout ended it, while the call itself had time left.
 	timedOut bool
 	// forbidden: the error says that it must not be retried.
@@ -118,49 +121,66 @@ type progress struct {
 	attempts int
 	// backoffs is how many there were since the server last said when to come back (gRFC A6: it starts over).
 	backoffs int
-	// reached: an attempt that failed may have got through to the service.
+	// reached: an attempt that failed got through to the service, as far as one can see.
 	reached bool
+	// stopped: the service said that it wants no retry.
+	stopped bool
 }
 
 // failed takes account of the failure of an attempt.
 func (p *progress) failed(f failure) {
-	if !f.unsent && !f.forbidden {
+	if !f.unsent && !f.local && !f.forbidden {
 		p.reached = true
+	}
+	if f.push == stayAway {
+		p.stopped = true
 	}
 }
 
 // endsChain reports whether nobody further up is to repeat the call either, which ends in failure because of why: it got
-// through and was repeated as often as the limits and the budget let it be, and retries do not help just now; or those
-// below say that nobody is to. What never got through, or what this layer was not to repeat, is for those further up to
-// try again. ADR-0026.
-func (p *progress) endsChain(l *limits, why Reason, e experience) bool {
+// through and was repeated as often as the limits and the budget let it be, and retries do not help just now, as helps
+// says; or those below say that nobody is to. What never got through, or what this layer was not to repeat, is for those
+// further up to try again. ADR-0026.
+func (p *progress) endsChain(l *limits, why Reason, helps bool) bool {
 	switch why {
-	case PushedBack:
-		return true
+	case PushedBack: // a wait that is too long says nothing to those further up by itself
+		return p.stopped || p.reached && !helps
 	case Exhausted:
-		return p.reached && l.maxAttempts > 1 && !e.helps()
+		return p.reached && l.maxAttempts > 1 && !helps
 	case OverBudget, NoTime, Forbidden:
-		return p.reached && !e.helps()
+		return p.reached && !helps
 	}
 	return false
 }
 
-// experience is what share of the last few dozen retries succeeded. Its zero value has none, and expects nothing.
-type experience float64
+// experience is what share of the last few dozen retries succeeded. Its zero value has none, and expects nothing. It is
+// stepped by time, and not safe for concurrent use.
+type experience struct {
+	share float64
+	last  int64 // when a retry last ended
+}
+
+// forgetAfter is how long a retry's end is remembered when none follows: where retries are rare, what the last few dozen
+// came to says nothing about now.
+const forgetAfter = int64(5 * time.Minute)
 
 // add takes account of one retry.
-func (e *experience) add(succeeded bool) {
+func (e *experience) add(now int64, succeeded bool) {
 	const memory = 32
+	if now-e.last >= forgetAfter {
+		e.share = 0
+	}
+	e.last = now
 	if succeeded {
-		*e += (1 - *e) / memory
+		e.share += (1 - e.share) / memory
 	} else {
-		*e -= *e / memory
+		e.share -= e.share / memory
 	}
 }
 
 // helps reports whether more retries succeed than not. In an outage hardly one does, and where single attempts fail by
 // chance most do: then those further up may try again what this layer cannot, for want of attempts or of budget.
-func (e experience) helps() bool { return e > 0.5 }
+func (e *experience) helps(now int64) bool { return e.share > 0.5 && now-e.last < forgetAfter }
 
 // vain reports whether f, which ended a retry, is the same trouble as before.
 func (l *limits) vain(f failure, idempotent bool) bool {

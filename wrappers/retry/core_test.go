@@ -124,6 +124,67 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// TestEndsChain: a wait that is too long is a reason like the others, unlike a service that wants no retry.
+func TestEndsChain(t *testing.T) {
+	stop := failure{code: codes.Unavailable, push: stayAway}
+	long := failure{code: codes.Unavailable, push: comeBack, after: time.Hour}
+	local := failure{code: codes.ResourceExhausted, local: true, after: time.Hour}
+	for _, tt := range []struct {
+		name        string
+		failures    []failure
+		helps, want bool
+	}{
+		{"told not to", []failure{stop}, false, true},
+		{"told not to, while retries help", []failure{stop}, true, true},
+		{"told not to, and by another attempt to wait for long", []failure{stop, long}, true, true},
+		{"told to wait for long", []failure{long}, false, true},
+		{"told to wait for long, while retries help", []failure{long}, true, false},
+		{"turned away for long before anything was sent", []failure{local}, false, false},
+		{"turned away for long after an attempt got through", []failure{{code: codes.Unavailable}, local}, false, true},
+	} {
+		l := plainLimits(t)
+		var p progress
+		for _, f := range tt.failures {
+			p.failed(f)
+		}
+		if got := p.endsChain(&l, PushedBack, tt.helps); got != tt.want {
+			t.Errorf("%s: ends the chain: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestExperience: it takes some dozen retries to learn, and five minutes without one to forget.
+func TestExperience(t *testing.T) {
+	type step struct {
+		at        time.Duration
+		retries   int // that many, with this end
+		succeeded bool
+		want      bool
+	}
+	for _, tt := range []struct {
+		name  string
+		steps []step
+	}{
+		{"none was seen", []step{{0, 0, true, false}}},
+		{"a few say nothing", []step{{time.Hour, 20, true, false}, {time.Hour, 5, true, true}}},
+		{"an outage ends it", []step{{time.Hour, 100, true, true}, {time.Hour + time.Second, 20, false, true}, {time.Hour + time.Minute, 5, false, false}}},
+		{"kept for five minutes", []step{{time.Hour, 100, true, true}, {time.Hour + 5*time.Minute - 1, 0, true, true}}},
+		{"forgotten after five minutes", []step{{time.Hour, 100, true, true}, {time.Hour + 5*time.Minute, 0, true, false}}},
+		{"a retry after that starts anew", []step{{time.Hour, 100, true, true}, {2 * time.Hour, 1, true, false}, {2 * time.Hour, 30, true, true}}},
+		{"the clock goes backwards", []step{{time.Hour, 100, true, true}, {time.Minute, 1, true, true}, {6 * time.Minute, 0, true, false}}},
+	} {
+		var e experience
+		for i, s := range tt.steps {
+			for range s.retries {
+				e.add(int64(s.at), s.succeeded)
+			}
+			if got := e.helps(int64(s.at)); got != s.want {
+				t.Errorf("%s: step %d: retries help: %v, want %v", tt.name, i, got, s.want)
+			}
+		}
+	}
+}
+
 // TestBackoffIsUniform judges the jitter by chi-square: 20 bins, 19 degrees of freedom, 43.8 is the 0.1 % point.
 func TestBackoffIsUniform(t *testing.T) {
 	l := plainLimits(t)

@@ -168,26 +168,31 @@ func (r *race) ended(a *attempt, err error) {
 		r.closed, r.heldBack = true, &f
 		return
 	}
+	last := f
 	if err != nil && r.heldBack != nil {
 		f = *r.heldBack // nor is anything sent when the others have failed as well, or not before it is welcome
 	}
 	r.by, r.failure, r.err = a, f, err
 	r.decided = err == nil || !c.limits.retryable(f, c.idempotent())
+	over := r.decided || r.running == 0
 	if err == nil {
 		r.learnLocked(now)
+	} else if over {
+		c.roundFailed(r.first, last, now)
 	}
-	if r.decided || r.running == 0 {
+	if over {
 		r.closed = true // the timer may fire just now
 		close(r.settled)
 		r.cancelLocked() // a context's functions run on goroutines of their own
 	}
 }
 
-// learnLocked records that a retry helped or how long the first attempt took, now that the call has succeeded. One that a hedge overtook
-// has taken that long at least, and leaving it out would have the quantile sink with every hedge, and so hedge more.
+// learnLocked records that a retry helped or how long the first attempt took, now that the call has succeeded. One that
+// a hedge overtook has taken that long at least, and leaving it out would have the quantile sink with every hedge, and so
+// hedge more.
 func (r *race) learnLocked(now int64) {
 	if r.first.number() != 1 {
-		r.c.m.retried(true)
+		r.c.m.retried(now, true)
 		return
 	}
 	for _, a := range r.c.attempts {

@@ -147,7 +147,7 @@ func (c *call) round() (failure, error) {
 	if a.number() == 1 {
 		c.m.succeeded(c.r.clock, &a.attempt, c.cc)
 	} else {
-		c.m.retried(true)
+		c.m.retried(c.r.clock.Now(), true)
 	}
 	return failure{}, nil
 }

@@ -144,18 +144,18 @@ func (h *history) begin() (timed bool) {
 // trouble has the next calls measured.
 func (h *history) trouble() { h.timedUntil.Store(h.calls.Load() + timedAfter) }
 
-// retried takes account of how a retry ended.
-func (h *history) retried(succeeded bool) {
+// retried takes account of how a retry ended, with its hedges: once for all of them.
+func (h *history) retried(now int64, succeeded bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.experience.add(succeeded)
+	h.experience.add(now, succeeded)
 }
 
-// experienced is how retries have ended lately.
-func (h *history) experienced() experience {
+// retriesHelp reports whether most retries succeed lately.
+func (h *history) retriesHelp(now int64) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.experience
+	return h.experience.helps(now)
 }
 
 // record adds the latency of a first attempt.

@@ -88,7 +88,8 @@ func (s *Steps) Hedge() bool {
 type Failure struct {
 	// Code is the status code.
 	Code codes.Code
-	// Unsent: it is certain that no handler ran.
+	// Unsent: it is certain that nothing was sent, and so that the call has not got through to the service. A server that
+	// answers without running a handler, as one that sheds load does, has been reached.
 	Unsent bool
 	// Stop: the server says that it wants no retry, by a negative pushback.
 	Stop bool
@@ -106,7 +107,7 @@ func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 	}
 	s.progress.failed(f)
 	if s.retrying && s.limits.vain(f, c.rules.idempotent) {
-		c.history.retried(false)
+		c.history.retried(now, false)
 	}
 	d := s.progress.next(&s.limits, f, c.rules.idempotent,
 		moment{now: now, deadline: s.deadline, typical: c.history.typical(now), draw: c.random()})
@@ -125,16 +126,16 @@ func (s *Steps) Failed(how Failure) (wait time.Duration, why Reason) {
 // repeat it either: [Policy].ChainStop says when.
 func (s *Steps) EndsChain() bool {
 	r := s.core.rules
-	return r.chainStop && !r.dryRun && s.progress.endsChain(&s.limits, s.why, s.core.history.experienced())
+	return r.chainStop && !r.dryRun && s.progress.endsChain(&s.limits, s.why, s.core.history.retriesHelp(s.core.clock.Now()))
 }
 
 // Succeeded ends the call. Its first attempt teaches how long attempts take, at least so long if another overtook it.
 func (s *Steps) Succeeded() {
+	now := s.core.clock.Now()
 	if s.retrying {
-		s.core.history.retried(true)
+		s.core.history.retried(now, true)
 	}
 	if s.progress.attempts == 1+s.hedges {
-		now := s.core.clock.Now()
 		s.core.history.record(now, now-s.began)
 	}
 }

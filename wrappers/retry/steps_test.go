@@ -45,7 +45,7 @@ func TestSteps(t *testing.T) {
 		"three attempts, with full jitter": {retry.Policy{Idempotent: true}, 0, false, codes.Unavailable, false,
 			[]time.Duration{base / 2, base}, retry.Exhausted},
 		"not idempotent":        {retry.Policy{}, 0, false, codes.Unavailable, false, nil, retry.NotRetryable},
-		"no handler ran":        {retry.Policy{MaxAttempts: 2}, 0, false, codes.Unavailable, true, []time.Duration{base / 2}, retry.Exhausted},
+		"nothing was sent":      {retry.Policy{MaxAttempts: 2}, 0, false, codes.Unavailable, true, []time.Duration{base / 2}, retry.Exhausted},
 		"a code of its own":     {retry.Policy{Idempotent: true}, 0, false, codes.NotFound, false, nil, retry.NotRetryable},
 		"no time for it":        {retry.Policy{Idempotent: true}, int64(base / 4), false, codes.Unavailable, false, nil, retry.NoTime},
 		"part of another retry": {retry.Policy{Idempotent: true, ChainStop: true}, 0, true, codes.Unavailable, false, nil, retry.Exhausted},
@@ -120,7 +120,7 @@ func TestStepsExperience(t *testing.T) {
 		t.Fatal(err)
 	}
 	down := retry.Failure{Code: codes.Unavailable}
-	core, _ := core(t, retry.Policy{Idempotent: true, ChainStop: true, Budget: b})
+	core, clock := core(t, retry.Policy{Idempotent: true, ChainStop: true, Budget: b})
 	// call ends as its attempts do, the last of them repeatedly; nothing means well.
 	call := func(attempts ...retry.Failure) *retry.Steps {
 		s := core.Begin(0, false)
@@ -145,20 +145,23 @@ func TestStepsExperience(t *testing.T) {
 	for _, step := range []struct {
 		what   string
 		before []retry.Failure // 60 calls of this kind
+		quiet  time.Duration   // after them
 		ends   bool            // whether it then ends the chain that three attempts fail
 	}{
-		{"first attempts say nothing", []retry.Failure{well}, true},
-		{"retries help", []retry.Failure{down, well}, false},
-		{"an answer to a retry says nothing against them", []retry.Failure{down, notFound}, false},
-		{"retries fail", []retry.Failure{down}, true},
-		{"retries help again", []retry.Failure{down, well}, false},
-		{"retries are not wanted", []retry.Failure{down, stop}, true},
+		{"first attempts say nothing", []retry.Failure{well}, 0, true},
+		{"retries help", []retry.Failure{down, well}, 0, false},
+		{"an answer to a retry says nothing against them", []retry.Failure{down, notFound}, 0, false},
+		{"retries fail", []retry.Failure{down}, 0, true},
+		{"retries help again", []retry.Failure{down, well}, time.Minute, false},
+		{"retries are not wanted", []retry.Failure{down, stop}, 0, true},
+		{"retries helped some time ago", []retry.Failure{down, well}, 5 * time.Minute, true},
 	} {
 		many(step.before...)
+		clock.now += int64(step.quiet)
 		if got := call(down).EndsChain(); got != step.ends {
 			t.Errorf("%s: ends the chain: %v, want %v", step.what, got, step.ends)
 		}
-		late := core.Begin(int64(10*time.Millisecond), false)
+		late := core.Begin(clock.now+int64(10*time.Millisecond), false)
 		late.Began()
 		if _, why := late.Failed(down); why != retry.NoTime || late.EndsChain() != step.ends {
 			t.Errorf("%s: a late call ended because of %q, and the chain: %v, want %q, %v", step.what, why, late.EndsChain(),

@@ -315,7 +315,7 @@ func (s *stream) deliver(a *streamAttempt) bool {
 	s.settled.Store(true)
 	s.fixAndUnlock()
 	if a.number() > 1 {
-		s.m.retried(true)
+		s.m.retried(s.r.clock.Now(), true)
 	}
 	return true
 }

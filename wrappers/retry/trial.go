@@ -86,18 +86,24 @@ func (t *trial) again(f failure) (why Reason, again bool) {
 	return "", true
 }
 
-// failed takes account of a's failure.
+// failed takes account of the failure of a, which has no hedges.
 func (t *trial) failed(a *attempt, err error) failure {
-	f := t.diagnose(a, err)
-	t.note(a, err, f, t.r.clock.Now())
+	f, now := t.diagnose(a, err), t.r.clock.Now()
+	t.note(a, err, f, now)
+	t.roundFailed(a, f, now)
 	return f
 }
 
+// roundFailed learns, after f, with which first and its hedges have failed, whether that was a retry in vain.
+func (t *trial) roundFailed(first *attempt, f failure, now int64) {
+	if first.number() > 1 && t.limits.vain(f, t.idempotent()) {
+		t.m.retried(now, false)
+	}
+}
+
+// note enters a's failure into the account.
 func (t *trial) note(a *attempt, err error, f failure, now int64) {
 	t.progress.failed(f)
-	if a.number() > 1 && a.hedge() == nil && t.limits.vain(f, t.idempotent()) {
-		t.m.retried(false)
-	}
 	t.attempts = append(t.attempts, a.report(now, err, f))
 	t.tried.Add(a.room.Call().Picked())
 	t.m.trouble()
@@ -112,6 +118,7 @@ func (t *trial) noteBefore(a *attempt, err error, f failure, now int64) {
 func (t *trial) diagnose(a *attempt, err error) failure {
 	f := diagnose(t.ctx, err, a.trailer)
 	f.unsent = a.safe()
+	f.local = a.unsent() && f.push == noPushback && f.after > 0
 	f.timedOut = t.rules.attemptTimeout > 0 && f.code == codes.DeadlineExceeded && !f.over
 	return f
 }
@@ -126,7 +133,7 @@ func (t *trial) moment(now int64) moment {
 
 // giveUp ends the call with err. What was not retried because nobody would want it keeps its error as it is.
 func (t *trial) giveUp(err error, why Reason) error {
-	if t.rules.chainStop && t.progress.endsChain(&t.limits, why, t.m.experienced()) {
+	if t.rules.chainStop && t.progress.endsChain(&t.limits, why, t.m.retriesHelp(t.r.clock.Now())) {
 		t.endChain(err)
 	}
 	if t.waited { // the caller may not be there to hear, but interceptors further out are

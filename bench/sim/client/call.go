@@ -299,7 +299,7 @@ func (a *attempt) replied() {
 	k.open = slices.DeleteFunc(k.open, func(o *attempt) bool { return o == a })
 	k.tried = append(k.tried, a.server)
 	k.server = a.server
-	f := lb.Failure{Code: a.code, Unsent: a.refused || a.code == codes.ResourceExhausted, Stop: a.stop}
+	f := lb.Failure{Code: a.code, Unsent: a.refused, Stop: a.stop}
 	switch {
 	case f.Code == codes.OK:
 		a.done(nil, &a.load)

@@ -19,6 +19,7 @@ type rule struct {
 	stops      bool // failures are not for those further up to repeat
 
 	began, failed int
+	told          []lb.Failure
 	chained       []bool
 	succeeded     []int
 }
@@ -32,6 +33,7 @@ func (r *rule) Hedge() bool  { return r.began < r.most }
 func (r *rule) Stops() bool  { return r.stops }
 func (r *rule) Failed(f lb.Failure) (int64, bool) {
 	r.failed++
+	r.told = append(r.told, f)
 	return r.wait, f.Code == codes.Unavailable && !f.Stop && r.began < r.most
 }
 func (r *rule) Succeeded(_ int64, number int) { r.succeeded = append(r.succeeded, number) }
@@ -62,6 +64,31 @@ func TestRetry(t *testing.T) {
 			len(w.policy.done))
 	}
 }
+
+// TestUnsent: a server that has no place was reached; one that is not there was not.
+func TestUnsent(t *testing.T) {
+	for name, tt := range map[string]struct {
+		breaks func(*server.Server)
+		want   lb.Failure
+	}{
+		"no place":   {func(s *server.Server) { s.Admit(full{}) }, lb.Failure{Code: codes.ResourceExhausted}},
+		"no process": {(*server.Server).Crash, lb.Failure{Code: codes.Unavailable, Unsent: true}},
+	} {
+		r := &rule{most: 1}
+		w := ruled(r, Config{}, server.Config{})
+		tt.breaks(w.servers[0])
+		w.call(10*ms, 5*ms)
+		w.sim.Run(500 * ms)
+		if len(r.told) != 1 || r.told[0] != tt.want {
+			t.Errorf("%s: the rule was told %+v, want %+v", name, r.told, tt.want)
+		}
+	}
+}
+
+// full admits nothing.
+type full struct{ lb.Admission }
+
+func (full) Arrive(_, _ int64) (any, bool) { return nil, false }
 
 // TestRetryIsOver: attempts that may not be are not, and a deadline ends the wait for one.
 func TestRetryIsOver(t *testing.T) {

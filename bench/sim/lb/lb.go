@@ -148,7 +148,7 @@ type Retry interface {
 // Failure is how an attempt failed.
 type Failure struct {
 	Code codes.Code
-	// Unsent: it is certain that no handler ran.
+	// Unsent: it is certain that nothing was sent; a server that answers that it has no place has been reached.
 	Unsent bool
 	// Stop: the server says that it wants no retry (gRFC A6, a negative pushback).
 	Stop bool
