@@ -3,6 +3,7 @@ package balancer
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/evenkeel/evenkeel/balancer/outlier"
@@ -199,7 +200,7 @@ func (o Outliers) resolve(j *judge) (*vigil, error) {
 			"ejects (with blacklist.failures = %d hardly any run does)", maxFailures)
 	}
 	if _, err := v.judge(nil); err != nil {
-		return nil, strictjson.At("outliers", err)
+		return nil, fmt.Errorf("outliers.%s", strings.TrimPrefix(err.Error(), "outlier: ")) // the package's own name
 	}
 	if o.Disabled || !v.ejects && !v.dryRun && !v.times() {
 		return nil, nil

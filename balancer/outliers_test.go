@@ -371,7 +371,7 @@ func TestOutliersJSON(t *testing.T) {
 func TestOutliersErrors(t *testing.T) {
 	for js, want := range map[string]string{
 		`{"margn":1}`:       `outliers: unknown field "margn", want one of disabled, dryRun, margin`,
-		`{"margin":2}`:      `outliers: outlier: margin = 2, want 0.001 to 1`,
+		`{"margin":2}`:      `outliers.margin = 2, want 0.001 to 1`,
 		`{"oddsRatio":0.2}`: `oddsRatio = 0.2, want 1 to 1000`,
 		`{"confidence":1}`:  `confidence = 1, want 0.9 to less than 1`,
 		`{"slow":1}`:        `slow = 1, want 1.5 to 1000`,
