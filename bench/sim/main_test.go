@@ -134,11 +134,14 @@ func TestScoreboard(t *testing.T) {
 		if b.scenario == "S1" && (p.scenario.Steps[0].Name != "0.75" || p.scenario.Steps[2].Name != "1.74") {
 			t.Errorf("the steps of the ramp are %v", p.scenario.Steps)
 		}
+		if b.scenario == "S1" && p.scenario.Clients != 100 || b.scenario == "S2" && p.scenario.Clients == 100 {
+			t.Errorf("%s has %d clients: the ramp needs all of them, the others do not", b.scenario, p.scenario.Clients)
+		}
 		if len(b.own()) == 0 {
 			t.Errorf("%s: nothing of ours", b.scenario)
 		}
 	}
-	b := board{"S6", []score{{"9", "what", "nothing", "well", "p99", []string{"random"}}}, []string{"evenkeel/random"}, false}
+	b := board{"S6", []score{{"9", "what", "nothing", "well", "p99", []string{"random"}}}, []string{"evenkeel/random"}, false, false}
 	p, err := b.plan(options{seeds: 1, size: 0.02, length: 0.02, parallel: 1})
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ type board struct {
 	scores   []score
 	ours     []string // nil for all strategies
 	whole    bool     // steps have a course of their own and are not shortened
+	fleet    bool     // it is about the servers that there are few of, and is not scaled down
 }
 
 // boards are the lines of the research's table, as far as they are about what a simulation shows.
@@ -45,43 +46,43 @@ func boards() []board {
 			{"2", "errors at 1.74", "Prequal 0", "1.74", "errors", []string{"prequal", "least_request"}},
 			{"3", "errors at 1.03", "WRR 0.07 to 0.26 %", "1.03", "errors", []string{"wrr", "wrr_smoothed"}},
 			{"3", "errors at 1.74", "WRR 26 to 28 %", "1.74", "errors", []string{"wrr", "wrr_smoothed"}},
-		}, nil, false},
-		{"S2", append(same("70 %", "569"), same("90 %", "1918")...), nil, false},
+		}, nil, false, true},
+		{"S2", append(same("70 %", "569"), same("90 %", "1918")...), nil, false, false},
 		{"S14", []score{
 			{"1", "calls to the slow tenth of 1000 servers, 10 calls a second", "go-zero 16 %, random 10 %", "10 calls a second",
 				"to slow", []string{"gozero_p2c", "random"}},
-		}, nil, false},
+		}, nil, false, false},
 		{"S13", []score{
 			{"4", "most/mean, all keys as popular", "ring_hash 1.95", "Zipf 0", "max/mean", []string{"ring_hash"}},
 			{"4", "p99 at Zipf 1.1, ms", "none", "Zipf 1.1", "p99", []string{"ring_hash"}},
-		}, []string{"evenkeel/hash"}, false},
+		}, []string{"evenkeel/hash"}, false, false},
 		{"S5", []score{
 			{"5", "last error after a tenth of the servers hangs", "A50 10 s", "10 % hang", "clean", []string{"kratos_p2c", "prequal"}},
 			{"5", "last error after 40 % hang", "A50 never", "40 % hang", "clean", []string{"kratos_p2c", "prequal"}},
 			{"5", "errors as 40 % hang", "A50 all of them", "40 % hang", "errors", []string{"kratos_p2c", "prequal"}},
-		}, nil, false},
+		}, nil, false, false},
 		{"S9", []score{
 			{"7", "calls that leave their zone", "Envoy 15 % (62.5 % of zone a stay)", "steady", "cross", []string{"envoy_zone", "same_zone", "least_request"}},
 			{"7", "p99 in the surge, ms", "within 10 % of least request", "zone a calls three times as often", "p99", []string{"envoy_zone", "same_zone", "least_request"}},
 			{"7", "errors in the surge", "0", "zone a calls three times as often", "errors", []string{"envoy_zone", "same_zone", "least_request"}},
-		}, nil, false},
+		}, nil, false, false},
 		{"S11", []score{
 			{"9", "attempts at the last of four layers a call, all fail", "1.1 and less", "the last layer fails at once", "amplified",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
 			{"9", "last error after an outage of 30 s", "2 s and less", "after: the last layer fails at once", "clean",
 				[]string{"no_retry", "retry_unthrottled", "retry_a6_throttle", "retry_finagle_budget"}},
-		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+chain_stop+10%", "evenkeel_retry+hedge"}, true},
+		}, []string{"evenkeel_retry", "evenkeel_retry+chain_stop", "evenkeel_retry+chain_stop+10%", "evenkeel_retry+hedge"}, true, false},
 		{"S7", []score{
 			{"11", "goodput at three times the capacity", "95 % and more", "3 x", "goodput",
 				[]string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
 			{"11", "p99 of the accepted there, ms", "twice that of 0.5 x and less", "3 x", "accepted",
 				[]string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
 			{"11", "errors at 0.7 x", "0", "0.7 x", "errors", []string{"no_limit", "limit_aimd", "limit_vegas", "limit_gradient2"}},
-		}, []string{"evenkeel_limit"}, true},
+		}, []string{"evenkeel_limit"}, true, false},
 		{"S12", []score{
 			{"12", "calls that a canary fails which fails a fifth", "Flagger: those of 10 minutes", "one call in five fails", "failures",
 				[]string{"random", "prequal"}},
-		}, nil, false},
+		}, nil, false, false},
 	}
 }
 
@@ -123,6 +124,9 @@ func (b board) plan(o options) (plan, error) {
 	o.policies, o.steps = b.names()
 	if b.whole {
 		o.length = max(o.length, 1)
+	}
+	if b.fleet {
+		o.size = max(o.size, 1)
 	}
 	scenarios, err := pick("scenario", []string{b.scenario}, scenario.Catalogue(), func(s scenario.Scenario) string { return s.Name })
 	if err != nil {
