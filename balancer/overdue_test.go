@@ -51,6 +51,17 @@ func newSlowServer() *slowServer {
 	return &slowServer{entered: make(chan struct{}, 1000), left: make(chan struct{}, 1000), let: make(chan int64)}
 }
 
+// probedSlowly is such a server, an endpoint of it, and a prober with its clock, which the test's end closes.
+func probedSlowly(t *testing.T) (*slowServer, *Endpoint, *prober, *fakeClock) {
+	t.Helper()
+	s := newSlowServer()
+	_, _, e := dial(t, loadServer(t, s.answer))
+	clock := &fakeClock{now: start}
+	q := &prober{p: &policy{clock: clock}}
+	t.Cleanup(q.close)
+	return s, e, q, clock
+}
+
 func (s *slowServer) answer(ctx context.Context) (*orcapb.OrcaLoadReport, error) {
 	s.entered <- struct{}{}
 	select {
@@ -66,11 +77,7 @@ func (s *slowServer) answer(ctx context.Context) (*orcapb.OrcaLoadReport, error)
 // The endpoint can be asked again meanwhile, but only one overdue answer of it is waited for.
 func TestProbeOverdue(t *testing.T) {
 	leak.Check(t)
-	s := newSlowServer()
-	_, _, e := dial(t, loadServer(t, s.answer))
-	clock := &fakeClock{now: start}
-	q := &prober{p: &policy{clock: clock}}
-	defer q.close()
+	s, e, q, clock := probedSlowly(t)
 	heard := make(notices, 10)
 	ask := func() {
 		t.Helper()
@@ -135,11 +142,7 @@ func TestProbeOverdue(t *testing.T) {
 // goroutines.
 func TestOverdueProbesAreBounded(t *testing.T) {
 	leak.Check(t)
-	s := newSlowServer()
-	_, _, e := dial(t, loadServer(t, s.answer))
-	clock := &fakeClock{now: start}
-	q := &prober{p: &policy{clock: clock}}
-	defer q.close()
+	s, e, q, clock := probedSlowly(t)
 	heard := make(notices, maxOverdue+maxProbers)
 	for sent := 0; sent < maxOverdue+maxProbers; {
 		for range maxProbers {

@@ -220,11 +220,7 @@ func TestProbeOfAServerWithoutIt(t *testing.T) {
 // would wait for one for too long are not sent.
 func TestProbesAreBounded(t *testing.T) {
 	leak.Check(t)
-	s := newSlowServer()
-	_, _, e := dial(t, loadServer(t, s.answer))
-	clock := &fakeClock{now: start}
-	q := &prober{p: &policy{clock: clock}}
-	defer q.close()
+	s, e, q, clock := probedSlowly(t)
 	flood := func() (sent int) {
 		for range 2 * (maxProbers + maxQueued) {
 			if q.probe(twinOf(e), 0, time.Hour, make(notices, 1)) {

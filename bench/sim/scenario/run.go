@@ -155,7 +155,7 @@ func Run(s Scenario, m lb.Maker, seed uint64) (result *Result, err error) {
 		case misuse:
 			result, err = nil, v.error
 		default:
-			panic(v)
+			panic(v) // a mistake of ours, and none of the scenario's
 		}
 	}()
 	r := &run{sim: engine.New(), scenario: &s, current: -1, callers: make(map[int]*client.Client),
